@@ -1,0 +1,256 @@
+"""The nouns of the product: volumes, masks, measurements, results, and the errors a person sees.
+
+Conventions, everywhere in `medconv`:
+- arrays are `_zyx` (numpy order: slice, row, column); tuples that name voxels or spacing are `_xyz`;
+- world coordinates are LPS millimetres, as in DICOM and SimpleITK; only MRML code speaks RAS;
+- intensities are Hounsfield units (HU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.floating[Any]]
+Vector3 = tuple[float, float, float]
+Index3 = tuple[int, int, int]
+
+IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+class TScoreClass(StrEnum):
+    """The three WHO classes (WHO Technical Report Series 843, 1994), in order of falling density."""
+
+    NORMAL = "normal"
+    OSTEOPENIA = "osteopenia"
+    OSTEOPOROSIS = "osteoporosis"
+
+
+class Severity(StrEnum):
+    """How strongly a quality note limits the answer."""
+
+    INFO = "info"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class QualityNote:
+    """One sentence on how far to trust the answer; `code` is stable for programs, `message` is for people."""
+
+    code: str
+    severity: Severity
+    message: str
+
+
+class MedConvError(Exception):
+    """An error with a cause and a next step, fit to be shown to a person as it is."""
+
+    exit_code = 1
+
+    def __init__(self, code: str, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class UsageError(MedConvError):
+    """The request itself is wrong (unknown method, tau out of range)."""
+
+    exit_code = 2
+
+
+class InputRefused(MedConvError):
+    """The image or mask can't carry an answer that could be trusted."""
+
+    exit_code = 3
+
+
+class MissingRequirement(MedConvError):
+    """Weights, a package or a device that the request needs is not there."""
+
+    exit_code = 4
+
+
+class Cancelled(MedConvError):
+    """The person stopped the work."""
+
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("cancelled", "Cancelled.", "Nothing was changed; start again when ready.")
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """A voxel grid in LPS millimetres.
+
+    `direction` is row-major 3x3; its columns are the unit vectors of the x, y and z voxel axes (SimpleITK's order).
+    `origin_lps_mm` is the centre of voxel (0, 0, 0).
+    """
+
+    size_xyz: Index3
+    spacing_mm_xyz: Vector3
+    origin_lps_mm: Vector3
+    direction: tuple[float, ...] = IDENTITY_DIRECTION
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        return float(np.prod(self.spacing_mm_xyz)) / 1000.0
+
+    @property
+    def shape_zyx(self) -> Index3:
+        x, y, z = self.size_xyz
+        return z, y, x
+
+    def matrix(self) -> FloatArray:
+        """Index (i, j, k, 1) → LPS millimetres, shape (4, 4)."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing_mm_xyz)
+        matrix[:3, 3] = self.origin_lps_mm
+        return matrix
+
+    def index_to_lps(self, index_xyz: Any) -> FloatArray:
+        """Continuous voxel indices, shape (..., 3), to LPS millimetres of the same shape."""
+        matrix = self.matrix()
+        return np.asarray(index_xyz, float) @ matrix[:3, :3].T + matrix[:3, 3]
+
+    def lps_to_index(self, point_lps_mm: Any) -> FloatArray:
+        """LPS millimetres, shape (..., 3), to continuous voxel indices of the same shape."""
+        inverse = np.linalg.inv(self.matrix())
+        return np.asarray(point_lps_mm, float) @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def cut(self, start_xyz: Index3, size_xyz: Index3) -> ImageGeometry:
+        """The grid of a block of this grid, voxel for voxel."""
+        x, y, z = self.index_to_lps(start_xyz)
+        return replace(self, size_xyz=size_xyz, origin_lps_mm=(float(x), float(y), float(z)))
+
+    def same_grid_as(self, other: ImageGeometry, tolerance_mm: float = 1e-2) -> bool:
+        """True if every corner voxel of both grids lies within `tolerance_mm`."""
+        if self.size_xyz != other.size_xyz:
+            return False
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.size_xyz])).reshape(3, -1).T
+        distance = np.linalg.norm(self.index_to_lps(corners) - other.index_to_lps(corners), axis=1)
+        return bool(distance.max() <= tolerance_mm)
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """What the file says about how the image was made; None where it says nothing. Never holds an identity."""
+
+    modality: str | None = None
+    kvp: float | None = None
+    slice_thickness_mm: float | None = None
+    kernel: str | None = None
+    contrast_agent: str | None = None
+    patient_age_years: int | None = None
+    patient_sex: str | None = None
+
+
+@dataclass(frozen=True)
+class CTVolume:
+    """A CT as stored: `array_zyx` in HU on `geometry`. `keep_alive` holds whatever owns the array's memory."""
+
+    array_zyx: NDArray[Any]
+    geometry: ImageGeometry
+    acquisition: Acquisition = Acquisition()
+    source: str = ""
+    is_simulated: bool = False
+    keep_alive: object = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if tuple(self.array_zyx.shape) != self.geometry.shape_zyx:
+            raise ValueError(f"array {self.array_zyx.shape} does not fit grid {self.geometry.shape_zyx} (z, y, x)")
+
+
+@dataclass(frozen=True)
+class L1Mask:
+    """L1 on the CT's grid, kept as the block that holds it: `block_zyx[0, 0, 0]` is CT voxel `start_xyz`."""
+
+    block_zyx: BoolArray
+    start_xyz: Index3
+    ct_geometry: ImageGeometry
+    source: str = ""
+
+    @property
+    def geometry(self) -> ImageGeometry:
+        """The block's own grid."""
+        z, y, x = self.block_zyx.shape
+        return self.ct_geometry.cut(self.start_xyz, (x, y, z))
+
+    def full_array_zyx(self) -> NDArray[np.uint8]:
+        """0/1 on the whole CT grid."""
+        full = np.zeros(self.ct_geometry.shape_zyx, np.uint8)
+        x, y, z = self.start_xyz
+        depth, height, width = self.block_zyx.shape
+        full[z : z + depth, y : y + height, x : x + width] = self.block_zyx
+        return full
+
+
+@dataclass(frozen=True)
+class L1Case:
+    """All that the analysis needs of a case: CT and mask cut to L1's neighbourhood, and the notes so far.
+
+    Small (some ten megabytes), so that it can be handed to another process. `mask_zyx` has `ct.array_zyx`'s shape.
+    """
+
+    ct: CTVolume
+    mask_zyx: BoolArray
+    center_lps_mm: Vector3
+    volume_ml: float
+    touches_border: bool
+    quality: tuple[QualityNote, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attenuation:
+    """Trabecular attenuation of L1 inside the region of interest; `volume_ml` is the region's own volume."""
+
+    mean_hu: float
+    median_hu: float
+    sd_hu: float
+    voxels: int
+    volume_ml: float
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """Which post-hoc logit adjustment was used, and with which tau (see `tau_adjustment`)."""
+
+    method: str
+    tau1: float
+    tau2: float
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which weights answered."""
+
+    name: str
+    sha256: str
+    trained_on: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one case. `logits` are the network's own, unadjusted; classes are keyed by name."""
+
+    t_score_class: TScoreClass
+    probabilities: Mapping[TScoreClass, float]
+    logits: Mapping[TScoreClass, float]
+    adjustment: Adjustment
+    attenuation: Attenuation
+    case: L1Case
+    quality: tuple[QualityNote, ...]
+    model: ModelIdentity
+    device: str
+    timing_s: Mapping[str, float]

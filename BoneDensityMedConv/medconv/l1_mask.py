@@ -1,0 +1,180 @@
+"""L1 from a label map: choose it, bring it onto the CT's grid, and refuse what can't be trusted.
+
+Label numbers: TotalSegmentator v2 "total" (L1 = 31, T12 = 32, L2 = 30) and VerSe/CTSpine1K (L1 = 20).
+Plausible volume 15–90 ml for a whole L1: CLINICAL sources vary; below is a fragment, above are merged vertebrae.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from medconv.grid import index3, to_image
+from medconv.types import BoolArray, ImageGeometry, Index3, InputRefused, L1Mask, QualityNote, Severity, UsageError
+
+L1_LABELS: Mapping[str, int] = {"totalsegmentator": 31, "verse": 20}
+VOLUME_RANGE_ML = (15.0, 90.0)
+MINOR_PIECE_FRACTION = 0.05  # a second piece above this share means a broken mask, below it is stray voxels
+
+
+def from_labels(
+    labels_zyx: NDArray[Any],
+    geometry: ImageGeometry,
+    label: int | None,
+    ct_geometry: ImageGeometry,
+    source: str = "",
+) -> tuple[L1Mask, list[QualityNote]]:
+    """L1 out of a label map on any grid, as a mask on the CT's grid.
+
+    labels_zyx: integer labels on `geometry`. label: L1's number; None is allowed if the map holds a single label.
+    Returns the mask and a note if it had to be resampled.
+    Raises InputRefused (label absent, mask elsewhere in space) and UsageError (no label given, several present).
+    """
+    wanted = _only_label(labels_zyx) if label is None else label
+    block, start = _cut_label(labels_zyx, wanted)
+    if geometry.same_grid_as(ct_geometry):
+        return L1Mask(block, start, ct_geometry, source), []
+    x, y, z = (int(n) for n in block.shape[::-1])
+    mask = _onto_ct_grid(block, geometry.cut(start, (x, y, z)), ct_geometry, source)
+    note = QualityNote(
+        "mask_resampled",
+        Severity.INFO,
+        "The mask has another voxel grid than the CT and was resampled onto it (nearest neighbour).",
+    )
+    return mask, [note]
+
+
+def from_array(mask_zyx: NDArray[Any], geometry: ImageGeometry, ct_geometry: ImageGeometry, source: str = "") -> L1Mask:
+    """A mask (non-zero is L1) on any grid, as a mask on the CT's grid. Raises as `from_labels`."""
+    mask, _ = from_labels(np.asarray(mask_zyx) != 0, geometry, 1, ct_geometry, source)
+    return mask
+
+
+def check(mask: L1Mask) -> tuple[L1Mask, list[QualityNote]]:
+    """Judge L1: whole, in one piece, of plausible size. Returns the largest piece and notes; raises InputRefused."""
+    if touches_border(mask):
+        raise InputRefused(
+            "l1_touches_border",
+            "L1 touches the border of the CT: part of the vertebra is missing.",
+            "Use a CT that shows all of L1.",
+        )
+    mask, notes = _largest_piece(mask)
+    volume = volume_ml(mask)
+    low, high = VOLUME_RANGE_ML
+    if not low <= volume <= high:
+        raise InputRefused(
+            "l1_volume_implausible",
+            f"The L1 mask has {volume:.1f} ml; a whole L1 has {low:.0f} to {high:.0f} ml.",
+            "Check the segmentation: a fragment, or several vertebrae under one label?",
+        )
+    return mask, notes
+
+
+def touches_border(mask: L1Mask) -> bool:
+    """True if a mask voxel lies in the outermost layer of the CT's grid."""
+    for axis_xyz in range(3):
+        axis = 2 - axis_xyz
+        start, size = mask.start_xyz[axis_xyz], mask.block_zyx.shape[axis]
+        last = mask.ct_geometry.size_xyz[axis_xyz] - 1
+        if start <= 0 and mask.block_zyx.take(0 - start, axis).any():
+            return True
+        if start + size - 1 >= last and mask.block_zyx.take(last - start, axis).any():
+            return True
+    return False
+
+
+def volume_ml(mask: L1Mask) -> float:
+    """Volume of the mask in millilitres."""
+    return float(np.count_nonzero(mask.block_zyx)) * mask.ct_geometry.voxel_volume_ml
+
+
+def center_lps_mm(mask: L1Mask) -> tuple[float, float, float]:
+    """Centroid of the mask's voxels."""
+    z, y, x = (float(np.mean(i)) for i in np.nonzero(mask.block_zyx))
+    center = mask.geometry.index_to_lps((x, y, z))
+    return float(center[0]), float(center[1]), float(center[2])
+
+
+def _only_label(labels_zyx: NDArray[Any]) -> int:
+    present = _labels_present(labels_zyx)
+    if len(present) == 1:
+        return present[0]
+    found = ", ".join(map(str, present[:12])) or "none"
+    raise UsageError(
+        "label_needed",
+        f"The mask holds {len(present)} labels ({found}), so L1 must be named.",
+        "Give its number with --label (31 in TotalSegmentator's maps, 20 in VerSe/CTSpine1K's).",
+    )
+
+
+def _labels_present(labels_zyx: NDArray[Any]) -> list[int]:
+    return [int(value) for value in np.unique(labels_zyx) if value != 0]
+
+
+def _cut_label(labels_zyx: NDArray[Any], label: int) -> tuple[BoolArray, Index3]:
+    """The bounding box of one label; slice by slice, so that no whole-volume copy is made."""
+    slices = [z for z in range(labels_zyx.shape[0]) if (labels_zyx[z] == label).any()]
+    if not slices:
+        present = _labels_present(labels_zyx)
+        raise InputRefused(
+            "label_absent",
+            f"Label {label} (L1) is not in the mask; it holds {', '.join(map(str, present[:12])) or 'nothing'}.",
+            "Check the label number (31 in TotalSegmentator's maps, 20 in VerSe/CTSpine1K's) or that the CT shows L1.",
+        )
+    z0, z1 = slices[0], slices[-1] + 1
+    slab = labels_zyx[z0:z1] == label
+    rows, columns = np.flatnonzero(slab.any(axis=(0, 2))), np.flatnonzero(slab.any(axis=(0, 1)))
+    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    return slab[:, y0:y1, x0:x1].copy(), (x0, y0, z0)
+
+
+def _onto_ct_grid(block: BoolArray, geometry: ImageGeometry, ct_geometry: ImageGeometry, source: str) -> L1Mask:
+    """Nearest-neighbour resampling of a mask block, only where it lies in the CT."""
+    voxels_xyz = np.argwhere(block)[:, ::-1]
+    index = ct_geometry.lps_to_index(geometry.index_to_lps(voxels_xyz))
+    size = np.asarray(ct_geometry.size_xyz)
+    inside = np.all((index >= -0.5) & (index <= size - 0.5), axis=1)
+    if not inside.any():
+        raise InputRefused(
+            "mask_elsewhere",
+            "The mask's L1 lies outside the CT: the two do not overlap in space.",
+            "Use the mask that was made from this CT.",
+        )
+    # One voxel of the coarser grid on every side, so that nearest neighbours at the rim are kept.
+    margin = 1 + np.ceil(max(geometry.spacing_mm_xyz) / np.asarray(ct_geometry.spacing_mm_xyz))
+    low = np.maximum(np.floor(index.min(axis=0) - margin), 0).astype(int)
+    high = np.minimum(np.ceil(index.max(axis=0) + margin) + 1, size).astype(int)
+    start, extent = index3(low), index3(high - low)
+    target = ct_geometry.cut(start, extent)
+    resampled = sitk.Resample(
+        to_image(block.astype(np.uint8), geometry), to_image(np.zeros(target.shape_zyx, np.uint8), target),
+        sitk.Transform(), sitk.sitkNearestNeighbor, 0,
+    )  # fmt: skip
+    return L1Mask(sitk.GetArrayFromImage(resampled).astype(bool), start, ct_geometry, source)
+
+
+def _largest_piece(mask: L1Mask) -> tuple[L1Mask, list[QualityNote]]:
+    components = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.block_zyx.astype(np.uint8)), True)
+    pieces = sitk.GetArrayFromImage(sitk.RelabelComponent(components, sortByObjectSize=True))
+    sizes = np.bincount(pieces.ravel())[1:]
+    if len(sizes) == 0:
+        raise InputRefused("mask_empty", "The L1 mask is empty.", "Choose a segment that holds L1.")
+    if len(sizes) == 1:
+        return mask, []
+    rest = float(sizes[1:].sum()) / float(sizes.sum())
+    if rest > MINOR_PIECE_FRACTION:
+        raise InputRefused(
+            "l1_in_pieces",
+            f"The L1 mask is in {len(sizes)} pieces; {rest:.0%} of it lies apart from the largest.",
+            "Mend the segmentation so that L1 is one connected piece.",
+        )
+    note = QualityNote(
+        "stray_voxels_removed",
+        Severity.INFO,
+        f"{len(sizes) - 1} stray piece(s) of the mask ({rest:.1%} of it) were left out.",
+    )
+    return L1Mask(pieces == 1, mask.start_xyz, mask.ct_geometry, mask.source), [note]

@@ -1,0 +1,52 @@
+"""WHO T-score classes: their limits, their names, and whom they apply to.
+
+Source of the limits: WHO Technical Report Series 843 (1994). T = −1.0 is normal and T = −2.5 is osteoporosis: the
+boundary values belong to these classes as written. The classes apply to postmenopausal women and to men over 50.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from medconv.config import CLASS_ORDER
+from medconv.types import Acquisition, QualityNote, Severity, TScoreClass
+
+NORMAL_FROM = -1.0
+OSTEOPOROSIS_UP_TO = -2.5
+WHO_MINIMUM_AGE_YEARS = 50
+
+LABELS: Mapping[TScoreClass, str] = {
+    TScoreClass.NORMAL: "Normal (T-score −1.0 or above)",
+    TScoreClass.OSTEOPENIA: "Osteopenia (T-score between −2.5 and −1.0)",
+    TScoreClass.OSTEOPOROSIS: "Osteoporosis (T-score −2.5 or below)",
+}
+
+
+def classify(t_score: float) -> TScoreClass:
+    """WHO class of a DXA T-score. Raises ValueError if it isn't a finite number."""
+    if not math.isfinite(t_score):
+        raise ValueError(f"a T-score must be a finite number, got {t_score}")
+    if t_score >= NORMAL_FROM:
+        return TScoreClass.NORMAL
+    return TScoreClass.OSTEOPOROSIS if t_score <= OSTEOPOROSIS_UP_TO else TScoreClass.OSTEOPENIA
+
+
+def most_probable(probabilities: Mapping[TScoreClass, float]) -> TScoreClass:
+    """The class with the highest probability; of equals, the one with the lower density, which is the safer error."""
+    return max(reversed(CLASS_ORDER), key=lambda c: probabilities[c])
+
+
+def scope_notes(acquisition: Acquisition) -> list[QualityNote]:
+    """Whether WHO classes apply to this person, as far as the file tells."""
+    age = acquisition.patient_age_years
+    if age is not None and age < WHO_MINIMUM_AGE_YEARS:
+        return [
+            QualityNote(
+                "outside_who_scope",
+                Severity.WARNING,
+                f"Age {age}: WHO T-score classes apply to postmenopausal women and to men over 50. Read the "
+                "attenuation, not the class.",
+            )
+        ]
+    return []

@@ -1,0 +1,1 @@
+"""What run.py does: environment, system packages, tests, demonstration. Standard library only."""

@@ -180,7 +180,10 @@ def load_network(card: ModelCard, path: Path) -> nn.Module:
 
     network = build_network(card.architecture)
     arrays = load_arrays(card, path)
-    state = {name: torch.from_numpy(np.array(a, np.int64 if a.dtype.kind == "i" else np.float32)) for name, a in arrays.items()}
+    state = {
+        name: torch.from_numpy(np.array(a, np.int64 if a.dtype.kind == "i" else np.float32))
+        for name, a in arrays.items()
+    }
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:

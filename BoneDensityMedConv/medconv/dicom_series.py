@@ -1,0 +1,221 @@
+"""One DICOM series as a CT: choose it, read it, and check that its slices make an even stack.
+
+A missing slice, two reconstructions mixed in one series, or a tilted gantry would bend the anatomy without a word,
+because an image grid has one spacing and right angles. Each is refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from medconv.grid import geometry_of
+from medconv.types import Acquisition, CTVolume, FloatArray, InputRefused
+
+POSITION, ORIENTATION = "0020|0032", "0020|0037"
+SERIES_DESCRIPTION, MODALITY, IMAGE_TYPE = "0008|103e", "0008|0060", "0008|0008"
+GAP_TOLERANCE = 0.1  # of the median gap
+TILT_TOLERANCE_DEG = 0.5
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one series in slice order."""
+
+    uid: str
+    files: tuple[str, ...]
+    description: str
+    modality: str
+
+
+def find_series(folder: Path, uid: str | None = None) -> Series:
+    """The series of that UID in the folder, or the only one with more than one slice.
+
+    Raises InputRefused if there is none, or several and no UID; the message lists them.
+    """
+    found = [series for sub in _folders(folder) for series in _series_in(sub)]
+    if not found:
+        raise InputRefused(
+            "no_dicom",
+            f"The folder {folder.name} holds no readable DICOM series.",
+            "Give the folder with the CT's slices.",
+        )
+    if uid is not None:
+        for series in found:
+            if series.uid == uid:
+                return series
+        raise InputRefused("series_missing", f"The folder holds no series {uid}.", _listing(found))
+    volumes = [series for series in found if len(series.files) > 1] or found
+    if len(volumes) > 1:
+        raise InputRefused(
+            "several_series", f"The folder {folder.name} holds {len(volumes)} series.", _listing(volumes)
+        )
+    return volumes[0]
+
+
+def read_series(series: Series, source: str) -> CTVolume:
+    """Read a series in slice order. Raises InputRefused for one slice, unreadable files, or an uneven stack."""
+    if len(series.files) < 2:
+        raise InputRefused("single_slice", "The series has a single slice.", "Give a CT with all its slices.")
+    headers = [_header(name) for name in series.files]
+    check_stack(np.array([h.position for h in headers]), np.array([h.orientation for h in headers]))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(series.files)
+    try:
+        with quiet_warnings():
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise InputRefused(
+            "unreadable",
+            f"The DICOM series in {source} can't be read: a file is damaged or the slices differ in size.",
+            "Export the series again.",
+        ) from error
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputRefused("image_in_colour", "The series is a colour image.", "Choose the original CT series.")
+    return CTVolume(
+        sitk.GetArrayViewFromImage(image), geometry_of(image), headers[0].acquisition, source, keep_alive=image
+    )
+
+
+def check_stack(positions_lps_mm: FloatArray, orientations: FloatArray) -> None:
+    """Raise InputRefused unless the slices are parallel, evenly spaced and stacked at right angles.
+
+    positions_lps_mm: shape (slices, 3), in slice order. orientations: shape (slices, 6), row and column directions.
+    """
+    if np.abs(orientations - orientations[0]).max() > 1e-3:
+        raise InputRefused(
+            "slices_not_parallel",
+            "The slices of the series are not parallel (a scout image among them?).",
+            "Choose a series of parallel slices.",
+        )
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    steps = np.diff(positions_lps_mm, axis=0)
+    gaps = steps @ normal
+    median = float(np.median(np.abs(gaps)))
+    if median < 1e-3 or np.min(np.abs(gaps)) < 1e-3:
+        at = int(np.argmin(np.abs(gaps)))
+        raise InputRefused(
+            "slices_repeated",
+            f"Slices {at + 1} and {at + 2} lie at the same place: the series mixes phases or reconstructions.",
+            "Split the series, or export a single phase.",
+        )
+    worst = int(np.argmax(np.abs(np.abs(gaps) - median)))
+    if abs(abs(gaps[worst]) - median) > GAP_TOLERANCE * median:
+        kind = "slices are missing" if abs(gaps[worst]) > 1.5 * median else "the spacing is uneven"
+        raise InputRefused(
+            "slices_uneven",
+            f"Between slices {worst + 1} and {worst + 2} lie {abs(gaps[worst]):.2f} mm, elsewhere {median:.2f} mm: "
+            f"{kind}.",
+            "Export the complete series again.",
+        )
+    whole = positions_lps_mm[-1] - positions_lps_mm[0]
+    tilt = np.degrees(np.arccos(np.clip(abs(whole @ normal) / np.linalg.norm(whole), 0, 1)))
+    if tilt > TILT_TOLERANCE_DEG:
+        raise InputRefused(
+            "gantry_tilt",
+            f"The slices were taken with the gantry tilted by {tilt:.1f} degrees.",
+            "Use a series without tilt, or correct it first (in Slicer: DICOM import, acquisition geometry "
+            "regularisation).",
+        )
+
+
+def acquisition_from_tags(tags: dict[str, str]) -> Acquisition:
+    """Acquisition facts out of DICOM-style tags ("0018|0060"); anything missing or malformed is None."""
+
+    def text(key: str) -> str | None:
+        return tags.get(key, "").split("\\")[0].strip(" \0") or None
+
+    def number(key: str) -> float | None:
+        try:
+            return float(text(key) or "")
+        except ValueError:
+            return None
+
+    age = re.fullmatch(r"0*(\d+)Y", text("0010|1010") or "")
+    return Acquisition(
+        modality=text("0008|0060"),
+        kvp=number("0018|0060"),
+        slice_thickness_mm=number("0018|0050"),
+        kernel=text("0018|1210"),
+        contrast_agent=text("0018|0010"),
+        patient_age_years=int(age.group(1)) if age else None,
+        patient_sex=text("0010|0040"),
+    )
+
+
+@dataclass(frozen=True)
+class _Header:
+    position: FloatArray
+    orientation: FloatArray
+    acquisition: Acquisition
+
+
+def _header(file_name: str) -> _Header:
+    tags = _read_tags(file_name)
+    try:
+        position = np.array([float(v) for v in tags[POSITION].split("\\")])
+        orientation = np.array([float(v) for v in tags[ORIENTATION].split("\\")])
+    except (KeyError, ValueError) as error:
+        raise InputRefused(
+            "position_missing",
+            f"{Path(file_name).name} doesn't say where its slice lies in the patient.",
+            "Choose an original CT series (not a screenshot or a report).",
+        ) from error
+    return _Header(position, orientation, acquisition_from_tags(tags))
+
+
+def _read_tags(file_name: str) -> dict[str, str]:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file_name)
+    try:
+        with quiet_warnings():
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputRefused(
+            "unreadable", f"{Path(file_name).name} can't be read as DICOM.", "Export the series again."
+        ) from error
+    return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    for root, _, files in os.walk(folder):
+        if files:
+            yield Path(root)
+
+
+def _series_in(folder: Path) -> Iterator[Series]:
+    with quiet_warnings():
+        uids: Sequence[str] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        for uid in uids:
+            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+            tags = _read_tags(files[0]) if files else {}
+            if files:
+                yield Series(
+                    uid, tuple(files), tags.get(SERIES_DESCRIPTION, "").strip(), tags.get(MODALITY, "").strip()
+                )
+
+
+def _listing(found: Sequence[Series]) -> str:
+    lines = [
+        f"  {series.uid or '(no UID)'}  {len(series.files)} slices  {series.modality}  {series.description}"
+        for series in found
+    ]
+    return "Choose one with --series UID:\n" + "\n".join(lines)
+
+
+@contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """ITK's own warnings off: what they warn of is checked here and said in a person's words."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)

@@ -1,0 +1,113 @@
+"""Is this a CT in Hounsfield units? Judged from the file's tags and from the numbers themselves.
+
+Air reads −1000 HU and water 0 HU by definition of the scale; muscle, blood and organs lie between −20 and 100 HU and
+fat near −100 HU. A CT of a trunk therefore has many voxels between −200 and 200 HU and, unless cut to the body, a
+peak of air near −1000.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medconv.types import Acquisition, CTVolume, InputRefused, QualityNote, Severity
+
+SAMPLE_VOXELS = 500_000
+SOFT_TISSUE_HU = (-200.0, 200.0)
+MINIMUM_SOFT_TISSUE = 0.02
+AIR_SEARCH_HU = (-1150.0, -850.0)
+AIR_HU = -1000.0
+AIR_TOLERANCE_HU = 50.0
+MINIMUM_AIR = 0.01
+CLIPPED_BELOW_HU = 500.0
+SHARP_KERNEL_FROM = 50  # Siemens-style names (B60f, Br64): numbers of 50 and above are edge-enhancing
+
+
+def check_hounsfield(ct: CTVolume) -> list[QualityNote]:
+    """Notes on modality, HU scale and acquisition. Raises InputRefused if it is not a CT or not in HU."""
+    modality = ct.acquisition.modality
+    if modality not in (None, "", "CT"):
+        raise InputRefused(
+            "not_ct", f"The image is {modality}, not CT.", "Choose a CT; T-score classes need Hounsfield units."
+        )
+    sample = _sample(ct.array_zyx)
+    if not np.isfinite(sample).all():
+        raise InputRefused(
+            "not_hu", "The image holds values that are not numbers (NaN or infinity).", "Export the CT again."
+        )
+    low, high = float(sample.min()), float(sample.max())
+    soft = float(np.mean((sample >= SOFT_TISSUE_HU[0]) & (sample <= SOFT_TISSUE_HU[1])))
+    if low > -150 or soft < MINIMUM_SOFT_TISSUE:
+        raise InputRefused(
+            "not_hu",
+            f"The values ({low:.0f} to {high:.0f}, {soft:.0%} of them in the soft-tissue range) are not Hounsfield "
+            "units: air should read about −1000 HU and muscle about 50 HU.",
+            "Check the rescale slope and intercept, and that the image is a CT and not MR or a normalised copy.",
+        )
+    if high < CLIPPED_BELOW_HU:
+        raise InputRefused(
+            "hu_clipped",
+            f"The highest value is {high:.0f} HU: bone has been clipped away.",
+            "Use the original CT, not a windowed copy.",
+        )
+    return _air_notes(sample) + acquisition_notes(ct.acquisition)
+
+
+def acquisition_notes(acquisition: Acquisition) -> list[QualityNote]:
+    """What the tags say that moves HU: tube voltage, contrast agent, kernel (CLINICAL sources in the user guide)."""
+    notes = []
+    if acquisition.kvp is None:
+        notes.append(
+            QualityNote("kvp_unknown", Severity.INFO, "Tube voltage (kVp) unknown: HU are shown without correction.")
+        )
+    elif round(acquisition.kvp) != 120:
+        notes.append(
+            QualityNote(
+                "kvp_not_120",
+                Severity.WARNING,
+                f"Tube voltage {acquisition.kvp:.0f} kVp: HU differ from those at 120 kVp, for which thresholds are "
+                "published; no correction was made.",
+            )
+        )
+    if acquisition.contrast_agent:
+        notes.append(
+            QualityNote(
+                "contrast_agent",
+                Severity.WARNING,
+                "The file names a contrast agent: intravenous contrast raises L1 by about 13 HU (arterial) to 18 HU "
+                "(portal venous; Pompe 2015). No correction was made.",
+            )
+        )
+    digits = "".join(c if c.isdigit() else " " for c in acquisition.kernel or "").split()
+    if digits and int(digits[0]) >= SHARP_KERNEL_FROM:
+        notes.append(
+            QualityNote("sharp_kernel", Severity.WARNING, f"Sharp kernel ({acquisition.kernel}): noise is enhanced.")
+        )
+    return notes
+
+
+def _sample(array_zyx: NDArray[Any]) -> NDArray[np.float32]:
+    """An even subsample of the volume: about SAMPLE_VOXELS values."""
+    step = max(1, round((array_zyx.size / SAMPLE_VOXELS) ** (1 / 3)))
+    return np.asarray(array_zyx[::step, ::step, ::step], np.float32)
+
+
+def _air_notes(sample: NDArray[np.float32]) -> list[QualityNote]:
+    """Where air is in the picture, its most frequent value must be near −1000 HU."""
+    air = sample[(sample >= AIR_SEARCH_HU[0]) & (sample <= AIR_SEARCH_HU[1])]
+    if air.size < MINIMUM_AIR * sample.size:
+        return []
+    counts, edges = np.histogram(air, bins=30, range=AIR_SEARCH_HU)
+    at = int(counts.argmax())
+    peak = float(edges[at] + edges[at + 1]) / 2
+    if at == len(counts) - 1 or abs(peak - AIR_HU) <= AIR_TOLERANCE_HU:  # a rise towards the edge is lung, not air
+        return []
+    return [
+        QualityNote(
+            "air_not_minus_1000",
+            Severity.WARNING,
+            f"Air reads about {peak:.0f} HU instead of −1000: the scanner's calibration or the rescale is in doubt.",
+        )
+    ]

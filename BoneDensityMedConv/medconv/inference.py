@@ -1,0 +1,128 @@
+"""The network on a device: which device, in what precision, and what happens when its memory is full.
+
+Torch is imported inside functions only: Slicer loads this module before torch may be installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medconv.config import ModelCard
+from medconv.types import InputRefused, MissingRequirement, QualityNote, Severity, TScoreClass, UsageError
+from medconv.weights import find_model, load_network
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class LoadedModel:
+    """Weights on a device, ready for one case after another."""
+
+    def __init__(self, card: ModelCard, network: nn.Module, device: str = "cpu") -> None:
+        self.card = card
+        self.device = device
+        self._network = network.to(device).eval()
+
+    @classmethod
+    def load(cls, name_or_file: str | Path | None = None, device: str = "auto") -> LoadedModel:
+        """Find, verify and load weights (None: the first shipped) and put them on the device.
+
+        Raises MissingRequirement (torch, weights or device not there) and UsageError (unknown device).
+        """
+        require_torch()
+        chosen = choose_device(device)
+        card, path = find_model(name_or_file)
+        return cls(card, load_network(card, path), chosen)
+
+    def run(self, crop: NDArray[np.float32]) -> tuple[dict[TScoreClass, float], list[QualityNote]]:
+        """Logits by class for one crop, shape (channels, z, y, x); if the GPU's memory is full, from the CPU."""
+        import torch
+
+        notes = []
+        batch = torch.from_numpy(np.ascontiguousarray(crop))[None]  # (1, channels, z, y, x)
+        try:
+            logits = self._forward(batch)
+        except torch.OutOfMemoryError:
+            if self.device == "cpu":
+                raise
+            notes.append(
+                QualityNote(
+                    "gpu_memory_full", Severity.INFO, f"The memory of '{self.device}' was full: MedConv ran on the CPU."
+                )
+            )
+            self._move_to_cpu()
+            logits = self._forward(batch)
+        if not np.isfinite(logits).all():
+            raise InputRefused(
+                "network_gave_no_number",
+                "The network's output is not a number.",
+                "Check the weights with 'medconv weights verify', and try --device cpu.",
+            )
+        return dict(zip(self.card.class_order, logits.tolist(), strict=True)), notes
+
+    def _forward(self, batch: torch.Tensor) -> NDArray[np.float64]:
+        import torch
+
+        with torch.inference_mode(), self._precision():
+            logits = self._network(batch.to(self.device))  # (1, classes)
+        return np.asarray(logits.float().cpu().numpy()[0], np.float64)
+
+    def _precision(self) -> Any:
+        """Half precision on CUDA; float32 elsewhere (bfloat16 was slower on the CPUs measured)."""
+        import torch
+
+        return torch.autocast("cuda", dtype=torch.float16) if self.device.startswith("cuda") else nullcontext()
+
+    def _move_to_cpu(self) -> None:
+        import torch
+
+        self._network = self._network.to("cpu")
+        self.device = "cpu"
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def require_torch() -> None:
+    """Raise MissingRequirement if PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingRequirement(
+            "torch_missing",
+            "PyTorch is not installed.",
+            "In Slicer: install the PyTorch extension and let it install PyTorch. Elsewhere: pip install torch",
+        )
+
+
+def choose_device(wanted: str = "auto") -> str:
+    """The torch device for a request: 'auto' takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises UsageError for an unknown name, MissingRequirement for a device that isn't there.
+    """
+    if wanted not in DEVICES:
+        raise UsageError(
+            "unknown_device", f"There is no device '{wanted}'.", f"Choose one of: {', '.join(DEVICES)}."
+        )
+    import torch
+
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return next(name for name, there in present.items() if there)
+    if not present[wanted]:
+        raise MissingRequirement(
+            "device_missing",
+            f"This computer has no usable '{wanted}' device.",
+            "Use --device auto (or cpu), or install the matching driver and PyTorch build.",
+        )
+    return wanted

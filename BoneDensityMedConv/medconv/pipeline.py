@@ -1,0 +1,209 @@
+"""From a CT and its L1 mask to the T-score class: the whole story on one page.
+
+`predict` is `prepare` followed by `analyse`. They are apart because a panel judges and cuts the CT in its own
+process, at once, and hands the small `L1Case` to a worker for the network (docs/decisions/0001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from medconv import attenuation, crop, l1_mask, tau_adjustment, tscore
+from medconv.config import ModelCard
+from medconv.grid import cut_ct, index3
+from medconv.hounsfield import check_hounsfield
+from medconv.inference import LoadedModel
+from medconv.slices import check_slices
+from medconv.types import (
+    Adjustment,
+    Attenuation,
+    BoolArray,
+    Cancelled,
+    CTVolume,
+    InputRefused,
+    L1Case,
+    L1Mask,
+    ModelIdentity,
+    Prediction,
+    QualityNote,
+    Severity,
+    TScoreClass,
+)
+
+NEIGHBOURHOOD_MM = 30.0  # around L1: enough for a 96 mm crop around any vertebra, and to see it in its place
+SIMULATED_NOTE = "Trained on simulated CT: demonstration only."
+UNRELIABLE_DIFFERENCE = 2  # classes between the network and the attenuation; CLINICAL failure mode 17
+
+Progress = Callable[[str, float], None]
+IsCancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the image gives before any tau: it stays valid while the sliders move."""
+
+    attenuation: Attenuation
+    logits: dict[TScoreClass, float]
+    quality: tuple[QualityNote, ...]
+    device: str
+    timing_s: dict[str, float]
+
+
+def predict(
+    ct: CTVolume,
+    mask: L1Mask,
+    model: LoadedModel,
+    adjustment: Adjustment | None = None,
+    *,
+    notes: Iterable[QualityNote] = (),
+    progress: Progress = lambda stage, fraction: None,
+    is_cancelled: IsCancelled = lambda: False,
+) -> Prediction:
+    """The T-score class of a CT with its L1 mask.
+
+    adjustment: None takes the weights' own. notes: what reading the files already found.
+    progress: called with the stage in words and the fraction done, 0 to 1.
+    Raises InputRefused (an input that can't carry an answer), UsageError (tau), Cancelled.
+    """
+    case = prepare(ct, mask, notes=notes, progress=progress)
+    return analyse(case, model, adjustment, progress=progress, is_cancelled=is_cancelled)
+
+
+def prepare(
+    ct: CTVolume,
+    mask: L1Mask,
+    *,
+    notes: Iterable[QualityNote] = (),
+    progress: Progress = lambda stage, fraction: None,
+) -> L1Case:
+    """Judge the CT and the mask, and cut both to L1's neighbourhood. Raises InputRefused."""
+    progress("Checking the CT", 0.05)
+    quality = [*notes, *check_hounsfield(ct), *check_slices(ct), *tscore.scope_notes(ct.acquisition)]
+    progress("Checking L1", 0.15)
+    mask, mask_notes = l1_mask.check(mask)
+    start, size = _neighbourhood(mask)
+    return L1Case(
+        ct=cut_ct(ct, start, size),
+        mask_zyx=_mask_in_block(mask, start, size),
+        center_lps_mm=l1_mask.center_lps_mm(mask),
+        volume_ml=l1_mask.volume_ml(mask),
+        touches_border=l1_mask.touches_border(mask),
+        quality=(*quality, *mask_notes),
+    )
+
+
+def analyse(
+    case: L1Case,
+    model: LoadedModel,
+    adjustment: Adjustment | None = None,
+    *,
+    progress: Progress = lambda stage, fraction: None,
+    is_cancelled: IsCancelled = lambda: False,
+) -> Prediction:
+    """Measure L1, run the network, adjust and classify. Raises InputRefused, UsageError, Cancelled."""
+    adjustment = adjustment or model.card.default_adjustment
+    tau_adjustment.check_adjustment(adjustment, model.card.tau1_train)
+    measured = measure(case, model, progress=progress, is_cancelled=is_cancelled)
+    progress("Adjusting and classifying", 0.95)
+    return conclude(case, measured, model.card, adjustment)
+
+
+def measure(
+    case: L1Case,
+    model: LoadedModel,
+    *,
+    progress: Progress = lambda stage, fraction: None,
+    is_cancelled: IsCancelled = lambda: False,
+) -> Measured:
+    """L1's attenuation and the network's logits."""
+    started = perf_counter()
+    progress("Measuring L1's attenuation", 0.25)
+    core, notes = attenuation.measure(case)
+    _stop_if(is_cancelled)
+    measured_at = perf_counter()
+    progress("Cutting out L1", 0.4)
+    network_input = crop.standardised_crop(case, model.card.preprocessing)
+    _stop_if(is_cancelled)
+    cropped_at = perf_counter()
+    progress("Running MedConv", 0.5)
+    logits, device_notes = model.run(network_input)
+    _stop_if(is_cancelled)
+    timing = {
+        "attenuation": measured_at - started,
+        "crop": cropped_at - measured_at,
+        "network": perf_counter() - cropped_at,
+    }
+    return Measured(core, logits, (*notes, *device_notes), model.device, timing)
+
+
+def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adjustment) -> Prediction:
+    """Logits and tau to probabilities, class and notes: no image and no network needed."""
+    probabilities = tau_adjustment.adjust(
+        measured.logits,
+        adjustment,
+        class_prior=card.class_prior,
+        minority_classes=card.minority_classes,
+        tau1_train=card.tau1_train,
+    )
+    notes = [*case.quality, *measured.quality, *_model_notes(card, case.ct, adjustment)]
+    return Prediction(
+        t_score_class=tscore.most_probable(probabilities),
+        probabilities=probabilities,
+        logits=measured.logits,
+        adjustment=adjustment,
+        attenuation=measured.attenuation,
+        case=replace(case, quality=()),
+        quality=tuple(notes),
+        model=ModelIdentity(card.name, card.sha256, card.trained_on),
+        device=measured.device,
+        timing_s=measured.timing_s,
+    )
+
+
+def _model_notes(card: ModelCard, ct: CTVolume, adjustment: Adjustment) -> list[QualityNote]:
+    notes = []
+    if card.simulated_only:
+        notes.append(QualityNote("trained_on_simulated_ct", Severity.WARNING, SIMULATED_NOTE))
+    if ct.is_simulated:
+        notes.append(QualityNote("simulated_ct", Severity.INFO, "This CT is simulated; it shows no patient."))
+    if adjustment != card.default_adjustment:
+        default = card.default_adjustment
+        notes.append(
+            QualityNote(
+                "adjustment_not_default",
+                Severity.INFO,
+                f"Adjustment changed by the reader; these weights were validated with {default.method}, "
+                f"tau1 {default.tau1:g}, tau2 {default.tau2:g}.",
+            )
+        )
+    return notes
+
+
+def _neighbourhood(mask: L1Mask) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """First voxel and size (x, y, z) of the block around L1, within the CT."""
+    margin = np.ceil(NEIGHBOURHOOD_MM / np.asarray(mask.ct_geometry.spacing_mm_xyz)).astype(int)
+    low = np.asarray(mask.start_xyz)
+    high = low + np.asarray(mask.block_zyx.shape[::-1])
+    start = np.maximum(low - margin, 0)
+    stop = np.minimum(high + margin, mask.ct_geometry.size_xyz)
+    return index3(start), index3(stop - start)
+
+
+def _mask_in_block(mask: L1Mask, start_xyz: tuple[int, int, int], size_xyz: tuple[int, int, int]) -> BoolArray:
+    block = np.zeros(size_xyz[::-1], bool)
+    x, y, z = np.asarray(mask.start_xyz) - start_xyz
+    depth, height, width = mask.block_zyx.shape
+    block[z : z + depth, y : y + height, x : x + width] = mask.block_zyx
+    return block
+
+
+def _stop_if(is_cancelled: IsCancelled) -> None:
+    if is_cancelled():
+        raise Cancelled
+
+
+__all__ = ["InputRefused", "Measured", "analyse", "conclude", "measure", "predict", "prepare"]

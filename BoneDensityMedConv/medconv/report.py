@@ -1,0 +1,86 @@
+"""The answer as a document: result.json, the same for an answer and for a refusal."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from typing import Any
+
+from medconv import RESEARCH_USE_ONLY, __version__
+from medconv.types import InputRefused, Prediction, QualityNote
+
+SCHEMA_FILE = "result.schema.json"
+
+
+def result_document(prediction: Prediction) -> dict[str, Any]:
+    """The document of result.json for an answer: plain JSON types, no identity, no path."""
+    case, adjustment = prediction.case, prediction.adjustment
+    x, y, z = case.center_lps_mm
+    return {
+        **_frame("ok"),
+        "t_score_class": str(prediction.t_score_class),
+        "probabilities": {str(c): p for c, p in prediction.probabilities.items()},
+        "logits": {str(c): logit for c, logit in prediction.logits.items()},
+        "adjustment": {"method": adjustment.method, "tau1": adjustment.tau1, "tau2": adjustment.tau2},
+        "attenuation": vars(prediction.attenuation).copy(),
+        "l1": {
+            "volume_ml": case.volume_ml,
+            "center_ras_mm": [-x, -y, z],
+            "touches_border": case.touches_border,
+        },
+        "quality": notes_document(prediction.quality),
+        "model": vars(prediction.model).copy(),
+        "device": prediction.device,
+        "timing_s": dict(prediction.timing_s),
+    }
+
+
+def refusal_document(refusal: InputRefused) -> dict[str, Any]:
+    """The document of result.json for an input that was refused."""
+    return {
+        **_frame("refused"),
+        "refusal": {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy},
+    }
+
+
+def notes_document(notes: tuple[QualityNote, ...]) -> list[dict[str, str]]:
+    """Quality notes as plain JSON types."""
+    return [{"code": n.code, "severity": str(n.severity), "message": n.message} for n in notes]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of result.json (JSON Schema 2020-12)."""
+    document: dict[str, Any] = json.loads(files("medconv").joinpath(SCHEMA_FILE).read_text("utf-8"))
+    return document
+
+
+def _frame(status: str) -> dict[str, Any]:
+    return {
+        "research_use": RESEARCH_USE_ONLY,
+        "status": status,
+        "t_score_class": None,
+        "probabilities": None,
+        "logits": None,
+        "adjustment": None,
+        "attenuation": None,
+        "l1": None,
+        "quality": [],
+        "refusal": None,
+        "model": None,
+        "device": None,
+        "timing_s": {},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that takes part in an answer."""
+    found = {"medconv": __version__, "python": platform.python_version()}
+    for package in ("numpy", "SimpleITK", "torch"):
+        try:
+            found[package.lower()] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,141 @@
+"""CTs and label maps from files: NIfTI, NRRD, MetaImage, and DICOM series, through SimpleITK.
+
+The voxels stay as they are stored, on the file's own grid; orientation travels with them as geometry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from medconv.dicom_series import acquisition_from_tags, find_series, read_series
+from medconv.grid import geometry_of, to_image
+from medconv.types import CTVolume, ImageGeometry, InputRefused
+
+SIMULATED_MARK = "medconv simulated CT"  # stands in NIfTI's description field of every CT that medconv made itself
+
+
+def read_ct(path: str | Path, series_uid: str | None = None) -> CTVolume:
+    """A CT from a file, or from a folder that holds a DICOM series.
+
+    series_uid: which series, if the folder holds several.
+    Raises InputRefused if there is nothing readable, the image isn't a single 3D volume, or the slices of a series
+    are missing, uneven or tilted.
+    """
+    path = _existing(path)
+    if path.is_dir():
+        return read_series(find_series(path, series_uid), source=path.name)
+    reader = _reader(path)
+    tags = _tags(reader)
+    if _is_single_dicom_slice(tags):
+        raise InputRefused(
+            "single_slice",
+            f"{path.name} is one DICOM slice, not a volume.",
+            "Give the folder that holds the series.",
+        )
+    _check_volume(reader, path)
+    image = _execute(reader, path)
+    description = tags.get("descrip", "") + tags.get("description", "")
+    return CTVolume(
+        sitk.GetArrayViewFromImage(image),
+        geometry_of(image),
+        acquisition_from_tags(tags),
+        source=path.name,
+        is_simulated=SIMULATED_MARK in description,
+        keep_alive=image,
+    )
+
+
+def read_labels(path: str | Path) -> tuple[NDArray[Any], ImageGeometry, object]:
+    """A label map: integer labels (z, y, x), their grid, and the owner of the memory (keep it while in use).
+
+    Raises InputRefused if the file can't be read as a 3D label map.
+    """
+    path = _existing(path)
+    if path.is_dir():
+        raise InputRefused(
+            "mask_is_folder", f"{path.name} is a folder, a mask must be a file.", "Give a NIfTI or NRRD label map."
+        )
+    reader = _reader(path)
+    _check_volume(reader, path)
+    image = _execute(reader, path)
+    if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
+        image = sitk.Cast(image, sitk.sitkInt32)
+    return sitk.GetArrayViewFromImage(image), geometry_of(image), image
+
+
+def write_image(path: Path, array_zyx: NDArray[Any], geometry: ImageGeometry) -> None:
+    """Write an array as a compressed image file on that grid; the ending chooses the format."""
+    sitk.WriteImage(to_image(array_zyx, geometry), str(path), useCompression=True)
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise InputRefused("file_missing", f"There is no file or folder {path}.", "Check the path.")
+    return path
+
+
+def _reader(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    return reader
+
+
+def _execute(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: RuntimeError) -> InputRefused:
+    if "orthonormal" in str(error):
+        return InputRefused(
+            "grid_not_orthogonal",
+            f"{path.name}: the axes of its voxel grid are not at right angles (a tilted gantry?).",
+            "Export the CT with its tilt corrected.",
+        )
+    return InputRefused(
+        "unreadable",
+        f"{path.name} can't be read as an image: it is damaged, cut off, or of another format.",
+        "Expected NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha), or a folder with a DICOM series.",
+    )
+
+
+def _tags(reader: sitk.ImageFileReader) -> dict[str, str]:
+    return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+
+
+def _is_single_dicom_slice(tags: dict[str, str]) -> bool:
+    return "0008|0016" in tags and int(tags.get("0028|0008", "1") or 1) <= 1
+
+
+def _check_volume(reader: sitk.ImageFileReader, path: Path) -> None:
+    size = reader.GetSize()
+    large_axes = [n for n in size if n > 1]
+    if len(size) > 3 and any(n > 1 for n in size[3:]):
+        raise InputRefused(
+            "image_4d",
+            f"{path.name} is a {len(size)}D image ({' x '.join(map(str, size))}), not a single CT volume.",
+            "Give one time point or phase as a 3D image.",
+        )
+    if len(large_axes) < 3:
+        raise InputRefused(
+            "image_2d",
+            f"{path.name} is a 2D image ({' x '.join(map(str, size))}), not a CT volume.",
+            "Give the whole CT as a 3D image or as a folder with its DICOM series.",
+        )
+    if reader.GetNumberOfComponents() != 1:
+        raise InputRefused(
+            "image_in_colour",
+            f"{path.name} has {reader.GetNumberOfComponents()} values per voxel, a CT has one.",
+            "Give the original CT, not a colour rendering.",
+        )

@@ -107,9 +107,7 @@ def choose_device(wanted: str = "auto") -> str:
     Raises UsageError for an unknown name, MissingRequirement for a device that isn't there.
     """
     if wanted not in DEVICES:
-        raise UsageError(
-            "unknown_device", f"There is no device '{wanted}'.", f"Choose one of: {', '.join(DEVICES)}."
-        )
+        raise UsageError("unknown_device", f"There is no device '{wanted}'.", f"Choose one of: {', '.join(DEVICES)}.")
     import torch
 
     present = {

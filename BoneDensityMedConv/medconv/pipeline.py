@@ -24,7 +24,6 @@ from medconv.types import (
     BoolArray,
     Cancelled,
     CTVolume,
-    InputRefused,
     L1Case,
     L1Mask,
     ModelIdentity,
@@ -36,7 +35,6 @@ from medconv.types import (
 
 NEIGHBOURHOOD_MM = 30.0  # around L1: enough for a 96 mm crop around any vertebra, and to see it in its place
 SIMULATED_NOTE = "Trained on simulated CT: demonstration only."
-UNRELIABLE_DIFFERENCE = 2  # classes between the network and the attenuation; CLINICAL failure mode 17
 
 Progress = Callable[[str, float], None]
 IsCancelled = Callable[[], bool]
@@ -149,9 +147,15 @@ def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adju
         minority_classes=card.minority_classes,
         tau1_train=card.tau1_train,
     )
-    notes = [*case.quality, *measured.quality, *_model_notes(card, case.ct, adjustment)]
+    t_score_class = tscore.most_probable(probabilities)
+    notes = [
+        *case.quality,
+        *measured.quality,
+        *tscore.agreement_notes(t_score_class, measured.attenuation.mean_hu),
+        *_model_notes(card, case.ct, adjustment),
+    ]
     return Prediction(
-        t_score_class=tscore.most_probable(probabilities),
+        t_score_class=t_score_class,
         probabilities=probabilities,
         logits=measured.logits,
         adjustment=adjustment,
@@ -170,17 +174,7 @@ def _model_notes(card: ModelCard, ct: CTVolume, adjustment: Adjustment) -> list[
         notes.append(QualityNote("trained_on_simulated_ct", Severity.WARNING, SIMULATED_NOTE))
     if ct.is_simulated:
         notes.append(QualityNote("simulated_ct", Severity.INFO, "This CT is simulated; it shows no patient."))
-    if adjustment != card.default_adjustment:
-        default = card.default_adjustment
-        notes.append(
-            QualityNote(
-                "adjustment_not_default",
-                Severity.INFO,
-                f"Adjustment changed by the reader; these weights were validated with {default.method}, "
-                f"tau1 {default.tau1:g}, tau2 {default.tau2:g}.",
-            )
-        )
-    return notes
+    return notes + tau_adjustment.choice_notes(adjustment, card.default_adjustment)
 
 
 def _neighbourhood(mask: L1Mask) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -204,6 +198,3 @@ def _mask_in_block(mask: L1Mask, start_xyz: tuple[int, int, int], size_xyz: tupl
 def _stop_if(is_cancelled: IsCancelled) -> None:
     if is_cancelled():
         raise Cancelled
-
-
-__all__ = ["InputRefused", "Measured", "analyse", "conclude", "measure", "predict", "prepare"]

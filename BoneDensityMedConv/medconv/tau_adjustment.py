@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medconv.types import Adjustment, FloatArray, TScoreClass, UsageError
+from medconv.types import Adjustment, FloatArray, QualityNote, Severity, TScoreClass, UsageError
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,20 @@ def check_adjustment(adjustment: Adjustment, tau1_train: float) -> None:
             f"trained with tau1 = {tau1_train:g}.",
             f"Leave tau1 out (or give {tau1_train:g}), or use the method 'temperature'.",
         )
+
+
+def choice_notes(adjustment: Adjustment, default: Adjustment) -> list[QualityNote]:
+    """A note if the reader moved away from what the weights were validated with."""
+    if adjustment == default:
+        return []
+    return [
+        QualityNote(
+            "adjustment_not_default",
+            Severity.INFO,
+            f"Adjustment changed by the reader; these weights were validated with {default.method}, "
+            f"tau1 {default.tau1:g}, tau2 {default.tau2:g}.",
+        )
+    ]
 
 
 def softmax(logits: FloatArray) -> FloatArray:

@@ -15,6 +15,10 @@ from medconv.types import Acquisition, QualityNote, Severity, TScoreClass
 NORMAL_FROM = -1.0
 OSTEOPOROSIS_UP_TO = -2.5
 WHO_MINIMUM_AGE_YEARS = 50
+# L1 trabecular HU, 120 kVp without contrast, against DXA (Pickhardt 2013, n = 1867): at or below 110 HU over 90 %
+# specific for osteoporosis; above 200 HU a negative predictive value of 99 %.
+LOW_ATTENUATION_HU = 110.0
+HIGH_ATTENUATION_HU = 200.0
 
 LABELS: Mapping[TScoreClass, str] = {
     TScoreClass.NORMAL: "Normal (T-score −1.0 or above)",
@@ -50,3 +54,20 @@ def scope_notes(acquisition: Acquisition) -> list[QualityNote]:
             )
         ]
     return []
+
+
+def agreement_notes(t_score_class: TScoreClass, mean_hu: float) -> list[QualityNote]:
+    """A warning if the network's class and L1's attenuation point to opposite ends of the scale."""
+    low_but_normal = t_score_class is TScoreClass.NORMAL and mean_hu <= LOW_ATTENUATION_HU
+    high_but_osteoporosis = t_score_class is TScoreClass.OSTEOPOROSIS and mean_hu > HIGH_ATTENUATION_HU
+    if not (low_but_normal or high_but_osteoporosis):
+        return []
+    usual = "osteoporosis" if low_but_normal else "normal density"
+    return [
+        QualityNote(
+            "network_and_attenuation_disagree",
+            Severity.WARNING,
+            f"Indeterminate, consider DXA: the network says {t_score_class}, but {mean_hu:.0f} HU in L1 is usual for "
+            f"{usual} (Pickhardt 2013).",
+        )
+    ]

@@ -1,0 +1,149 @@
+"""The `medconv` command.
+
+Exit codes: 0 done, 2 usage, 3 input refused, 4 something missing (weights, package, device), 130 cancelled.
+Every failure is one line on standard error that says what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medconv import RESEARCH_USE_ONLY, __version__
+from medconv.inference import DEVICES
+from medconv.tau_adjustment import METHODS
+from medconv.types import MedConvError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except MedConvError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("Cancelled.")
+        return 130
+    except OSError as error:
+        _complain(f"{error.strerror or error}: {error.filename or ''}. Check the path, its permissions and free space.")
+        return 1
+
+
+def _complain(text: str) -> None:
+    print("medconv: " + " ".join(text.split()), file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medconv", description=f"WHO T-score class of L1 from a CT. {RESEARCH_USE_ONLY}"
+    )
+    parser.add_argument("--version", action="version", version=f"medconv {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_predict(commands)
+    _add_panel(commands)
+    _add_weights(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = commands.add_parser("predict", help="one CT and its L1 mask to result.json, report.html and pictures")
+    p.add_argument("ct", type=Path, metavar="CT", help="NIfTI, NRRD or MetaImage file, or a folder with a DICOM series")
+    p.add_argument("--series", metavar="UID", help="which DICOM series, if the folder holds several")
+    p.add_argument("--mask", type=Path, metavar="FILE", help="label map that holds L1")
+    p.add_argument("--label", type=int, metavar="N", help="L1's label: 31 TotalSegmentator, 20 VerSe/CTSpine1K")
+    p.add_argument("--segmenter", metavar="NAME", help="'existing' (default): take L1 from --mask")
+    p.add_argument("--weights", metavar="NAME|FILE", help="default: the shipped weights")
+    p.add_argument("--adjustment", choices=[m.id for m in METHODS], help="default: the weights' own")
+    p.add_argument("--tau1", type=float, metavar="X", help="temperature of the majority classes ('temperature' only)")
+    p.add_argument("--tau2", type=float, metavar="X", help="see the chosen adjustment in the user guide")
+    p.add_argument("--device", choices=DEVICES, default="auto")
+    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
+    p.set_defaults(run=_predict)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from medconv.predict_command import run_predict
+
+    return run_predict(options)
+
+
+def _add_panel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = commands.add_parser("panel", help="the panel in a browser, on this computer only")
+    p.add_argument("--ct", type=Path, metavar="FILE|DIR")
+    p.add_argument("--mask", type=Path, metavar="FILE")
+    p.add_argument("--label", type=int, metavar="N")
+    p.add_argument("--port", type=int, default=0, help="default: any free port")
+    p.add_argument("--no-open", action="store_true", help="do not open the browser")
+    p.set_defaults(run=_panel)
+
+
+def _panel(options: argparse.Namespace) -> int:
+    from medconv.plugins import load_browser_panel
+
+    run_browser_panel = load_browser_panel()
+    return run_browser_panel(
+        options.ct, options.mask, options.label, port=options.port, open_browser=not options.no_open
+    )
+
+
+def _add_weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = commands.add_parser("weights", help="list, verify or import weights")
+    actions = p.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="installed weights").set_defaults(run=_weights_list)
+    verify = actions.add_parser("verify", help="check the files against their published SHA-256")
+    verify.add_argument("name", nargs="?", metavar="NAME")
+    verify.set_defaults(run=_weights_verify)
+    importing = actions.add_parser("import", help="check a weight file and install it for this user")
+    importing.add_argument("file", type=Path, metavar="FILE")
+    importing.set_defaults(run=_weights_import)
+
+
+def _weights_list(_: argparse.Namespace) -> int:
+    from medconv.weights import list_models
+
+    for card, path in list_models():
+        a = card.default_adjustment
+        print(f"{card.name}\n  file        {path}\n  trained on  {card.trained_on}\n  use         {card.intended_use}")
+        print(f"  adjustment  {a.method}, tau1 {a.tau1:g}, tau2 {a.tau2:g}\n  licence     {card.licence}")
+    return 0
+
+
+def _weights_verify(options: argparse.Namespace) -> int:
+    from medconv.weights import find_model, list_models, verify
+
+    models = [find_model(options.name)] if options.name else list_models()
+    for card, path in models:
+        verify(card, path)
+        print(f"{card.name}: as published (SHA-256 {card.sha256[:16]}…)")
+    return 0
+
+
+def _weights_import(options: argparse.Namespace) -> int:
+    from medconv.weights import import_file
+
+    card = import_file(options.file)
+    print(f"Imported '{card.name}'. Use it with: medconv predict … --weights {card.name}")
+    return 0
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    p = commands.add_parser("bench", help="measure this computer: stages, memory, ratios to a baseline")
+    p.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
+    p.add_argument("--repeats", type=int, default=5, metavar="N")
+    p.add_argument("--slices", type=int, default=700, metavar="N", help="of 512 x 512 (default 700)")
+    p.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from medconv.bench import run_bench
+
+    return run_bench(options.slices, options.repeats, options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,8 +22,8 @@ CAUSES = (
     ),
     (
         re.compile(
-            r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|ReadTimeout|ConnectTimeout"
-            r"|Network is unreachable|ConnectionResetError|ProxyError",
+            r"connection broken by|NewConnectionError|NameResolutionError|Temporary failure in name resolution|ReadTimeout"
+            r"|ConnectTimeout|Network is unreachable|ConnectionResetError|ProxyError",
             re.I,
         ),
         "the package index could not be reached",
@@ -76,16 +76,18 @@ def pip(python: Path, arguments: list[str], log: Path, doing: str) -> None:
 
 def explain(output: str, doing: str, log: Path) -> PipFailure:
     """Turn pip's output into a cause and a next step."""
-    for pattern, cause, remedy in CAUSES:
-        if pattern.search(output):
-            return PipFailure(f"{doing} failed: {cause}.", f"{remedy} Details: {log}")
     match = NO_MATCH.search(output)
-    if match:
+    # An index that could not be reached also ends in "no matching distribution", but then no version was seen at all.
+    unreachable = "connection broken by" in output and "(from versions: none)" in output
+    if match and not unreachable:
         return PipFailure(
             f"{doing} failed: the package index has no build of {match[1]} for this machine ({platform_words()}).",
             f"Details: {log}",
             missing=match[1],
         )
+    for pattern, cause, remedy in CAUSES:
+        if pattern.search(output):
+            return PipFailure(f"{doing} failed: {cause}.", f"{remedy} Details: {log}")
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines
     return PipFailure(f"{doing} failed: {errors[-1] if errors else 'pip said nothing'}", f"Details: {log}")

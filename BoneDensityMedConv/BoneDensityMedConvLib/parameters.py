@@ -33,18 +33,19 @@ class ParameterFields:
     tau2: float = 1.0
     # The result, and what it was computed from: a result is shown only while these are still the inputs.
     resultJson: str = ""
+    resultModel: str = ""
     resultCt: slicer.vtkMRMLScalarVolumeNode
     resultSegmentation: slicer.vtkMRMLSegmentationNode
     resultSegmentId: str = ""
     resultFingerprint: str = ""
 
 
-def field_types() -> dict[str, type]:
+def field_types() -> dict[str, Any]:
     """Field name → str, float, bool or a MRML node class."""
     return get_type_hints(ParameterFields)
 
 
-def _plain_property(name: str, kind: type) -> property:
+def _plain_property(name: str, kind: Any) -> property:
     default = getattr(ParameterFields, name, None)
 
     def read(self: PlainParameters) -> Any:

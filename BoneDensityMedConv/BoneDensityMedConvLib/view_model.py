@@ -1,0 +1,131 @@
+"""What the presenter shows, in words and numbers: pure functions from the result and the choices to plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medconv import tau_adjustment, tscore
+from medconv.config import CLASS_ORDER, ModelCard
+from medconv.types import Adjustment, TScoreClass
+
+TAU_STEP = 0.05
+# Said elsewhere in the panel, or true only of the moment when the network ran.
+NOTES_SHOWN_ELSEWHERE = frozenset({"trained_on_simulated_ct", "simulated_ct", "adjustment_not_default"})
+# Where the sliders start when a method is chosen that is not the weights' own: `temperature` at the values that the
+# paper publishes (tau1 = 1, tau2 = 0.5), as are the two legacy signs; `log_prior` at the class-balanced posterior.
+STARTING_TAU2 = {"log_prior": 1.0, "temperature": 0.5, "legacy_validation": 0.5, "legacy_test": 0.5}
+STARTING_TAU1 = 1.0
+
+
+def starting_adjustment(method: str, card: ModelCard) -> Adjustment:
+    """What the sliders show when a method is chosen. Raises UsageError for an unknown one."""
+    if method == card.default_adjustment.method:
+        return card.default_adjustment
+    acts = tau_adjustment.method(method).tau1_acts
+    return Adjustment(method, STARTING_TAU1 if acts else card.tau1_train, STARTING_TAU2[method])
+
+
+def probabilities(document: Mapping[str, Any], card: ModelCard, adjustment: Adjustment) -> dict[TScoreClass, float]:
+    """The classes' probabilities from the stored logits: no network, well under a millisecond."""
+    return tau_adjustment.adjust(
+        {TScoreClass(name): float(logit) for name, logit in document["logits"].items()},
+        adjustment,
+        class_prior=card.class_prior,
+        minority_classes=card.minority_classes,
+        tau1_train=card.tau1_train,
+    )
+
+
+def result_view(document: Mapping[str, Any], card: ModelCard, adjustment: Adjustment) -> dict[str, Any]:
+    """The result card. Raises KeyError, TypeError, ValueError if the document is not a result."""
+    p = probabilities(document, card, adjustment)
+    best = tscore.most_probable(p)
+    return {
+        "class_id": str(best),
+        "class_label": tscore.LABELS[best],
+        "probabilities": [{"id": str(c), "label": str(c).capitalize(), "value": p[c]} for c in CLASS_ORDER],
+        "hu_line": hu_line(document["attenuation"]),
+        "l1_line": l1_line(document["l1"]),
+        "quality": [
+            {"severity": note["severity"], "message": note["message"]}
+            for note in document["quality"]
+            if note["code"] not in NOTES_SHOWN_ELSEWHERE
+        ],
+        "model_line": f"Weights: {document['model']['name']}, trained on {document['model']['trained_on']}",
+        "adjustment_line": adjustment_line(adjustment, card),
+    }
+
+
+def hu_line(attenuation: Mapping[str, Any]) -> str:
+    """Mean, median, spread and size of the region of interest."""
+    a = attenuation
+    return (
+        f"L1 trabecular attenuation: mean {a['mean_hu']:.0f} HU, median {a['median_hu']:.0f} HU, "
+        f"SD {a['sd_hu']:.0f} HU ({a['voxels']:,} voxels, {a['volume_ml']:.1f} ml)"
+    )
+
+
+def l1_line(l1: Mapping[str, Any]) -> str:
+    """Volume and position of L1, each axis with the letter of its direction, as in the slice views."""
+    letters = (("R", "L"), ("A", "P"), ("S", "I"))
+    position = ", ".join(
+        f"{positive if value >= 0 else negative} {abs(value):.0f}"
+        for value, (positive, negative) in zip(l1["center_ras_mm"], letters, strict=True)
+    )
+    return f"L1: volume {l1['volume_ml']:.1f} ml, centre at {position} mm"
+
+
+def adjustment_line(adjustment: Adjustment, card: ModelCard) -> str:
+    """Method and taus in use, and whether they are the weights' own."""
+    own = card.default_adjustment
+    text = f"Adjustment: {_in_words(adjustment)}"
+    if adjustment == own:
+        return f"{text}; the weights' own setting"
+    return f"{text}; changed by the reader (the weights' own: {_in_words(own)})"
+
+
+def adjustment_view(adjustment: Adjustment, card: ModelCard) -> dict[str, Any]:
+    """Methods, taus, limits of the sliders, and which of them may move."""
+    method = tau_adjustment.method(adjustment.method)
+    low, high = method.tau2_limits
+    note = (
+        ""
+        if method.tau1_acts
+        else f"tau1 = {card.tau1_train:g} belongs to the weights (they were trained with it); it can't be moved here."
+    )
+    return {
+        "method": method.id,
+        "methods": [{"id": m.id, "label": m.label, "help": m.help} for m in tau_adjustment.METHODS],
+        "tau1": adjustment.tau1,
+        "tau2": adjustment.tau2,
+        "tau1_enabled": method.tau1_acts,
+        "tau2_enabled": True,
+        "tau1_note": note,
+        "tau_minimum": low,
+        "tau_maximum": high,
+        "tau_step": TAU_STEP,
+        "is_default": adjustment == card.default_adjustment,
+    }
+
+
+def no_adjustment_view() -> dict[str, Any]:
+    """Methods without weights: nothing can move."""
+    return {
+        "method": tau_adjustment.METHODS[0].id,
+        "methods": [{"id": m.id, "label": m.label, "help": m.help} for m in tau_adjustment.METHODS],
+        "tau1": 1.0,
+        "tau2": 1.0,
+        "tau1_enabled": False,
+        "tau2_enabled": False,
+        "tau1_note": "",
+        "tau_minimum": 0.0,
+        "tau_maximum": 2.0,
+        "tau_step": TAU_STEP,
+        "is_default": True,
+    }
+
+
+def _in_words(adjustment: Adjustment) -> str:
+    label = tau_adjustment.method(adjustment.method).label
+    return f"{label}, tau1 = {adjustment.tau1:g}, tau2 = {adjustment.tau2:g}"

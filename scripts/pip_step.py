@@ -22,8 +22,8 @@ CAUSES = (
     ),
     (
         re.compile(
-            r"connection broken by|NewConnectionError|NameResolutionError|Temporary failure in name resolution|ReadTimeout"
-            r"|ConnectTimeout|Network is unreachable|ConnectionResetError|ProxyError",
+            r"connection broken by|NewConnectionError|NameResolutionError|Temporary failure in name resolution"
+            r"|ReadTimeout|ConnectTimeout|Network is unreachable|ConnectionResetError|ProxyError",
             re.I,
         ),
         "the package index could not be reached",

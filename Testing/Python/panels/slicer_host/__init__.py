@@ -1,0 +1,1 @@
+"""Slicer's window side on PySide6, without Slicer: stricter than PythonQt, judged by real interfaces (data/)."""

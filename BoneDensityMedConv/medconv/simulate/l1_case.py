@@ -1,0 +1,93 @@
+"""Crops-only simulation: L1's neighbourhood as a scanner and a segmenter deliver it, fast enough for thousands."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medconv.simulate.cohort import CohortModel
+from medconv.simulate.patient import draw_patient
+from medconv.simulate.rendering import PixelGrid, interpolation, render_ct, upsample
+from medconv.simulate.scan import Scan, draw_scan
+from medconv.simulate.soft_tissue import sample_soft_tissue
+from medconv.simulate.spine import BoneField, CoarseGrid, place_spine, rotation, sample_bone
+from medconv.types import BoolArray, CTVolume, FloatArray, L1Case
+
+COARSE_STEP_MM = 1.75
+BOX_LOW_MM, BOX_HIGH_MM = np.array([-54.0, -32.0, -49.0]), np.array([54.0, 76.0, 43.0])
+NEIGHBOURS = ("T12", "L1", "L2")
+POSE_SD_DEG = (7.0, 3.5, 4.0)  # about x (kyphosis), y (scoliosis), z (turning on the table)
+
+# Errors of a segmenter: the whole boundary in or out, and its wobble; a 1.5 mm network leaves stairs of its own grid.
+MASK_OFFSET_MM = (-0.4, 0.45)  # mean and SD; networks draw L1 slightly too large
+MASK_WOBBLE_MM = 0.5
+SEGMENTER_GRID_MM = 1.5
+
+
+def simulate_l1_case(
+    seed: int | np.random.Generator = 0,
+    *,
+    cohort: CohortModel | None = None,
+    scan: Scan | None = None,
+    t_score: float | None = None,
+    perfect_mask: bool = False,
+) -> tuple[L1Case, dict[str, float | str]]:
+    """L1 with its neighbours at the scan's own grid, and every hidden variable.
+
+    seed: an integer, or a generator to draw from. scan: drawn at random if None. t_score: fixes the T-score.
+    The same arguments give the same voxels.
+    """
+    rng = np.random.default_rng(seed)
+    patient = draw_patient(rng, cohort or CohortModel(), t_score)
+    drawn = draw_scan(rng)
+    scan = scan or drawn
+    pose = rotation(*(sd * float(v) for sd, v in zip(POSE_SD_DEG, rng.standard_normal(3), strict=True)))
+    grid = CoarseGrid.covering(BOX_LOW_MM, BOX_HIGH_MM, COARSE_STEP_MM)
+    spine = place_spine(patient, pose, NEIGHBOURS)
+    bone = sample_bone(grid, spine, patient, scan, rng)
+    soft = sample_soft_tissue(grid, spine, scan, rng, with_organs=False)
+    shift = rng.uniform(-0.5, 0.5, 3)  # voxels: where the grid happens to lie
+    spacing = np.array([scan.in_plane_spacing_mm, scan.in_plane_spacing_mm, scan.slice_increment_mm])
+    inset = spacing + scan.slice_thickness_mm / 2.0
+    pixels = PixelGrid.covering(BOX_LOW_MM + inset + shift * spacing, BOX_HIGH_MM - inset + shift * spacing, scan)
+    hu = render_ct(bone, soft, pixels, scan, rng)
+    mask = _true_mask(bone, pixels) if perfect_mask else _segmented_mask(bone, pixels, rng)
+    geometry = pixels.geometry(scan)
+    ct = CTVolume(hu, geometry, scan.acquisition(), source="simulated L1", is_simulated=True)
+    return as_case(ct, mask), patient.truth(scan)
+
+
+def as_case(ct: CTVolume, mask_zyx: BoolArray) -> L1Case:
+    """CT and mask as the case that the analysis takes. Raises ValueError if the mask is empty."""
+    found = np.nonzero(mask_zyx)
+    if not len(found[0]):
+        raise ValueError("the simulated L1 mask is empty")
+    x, y, z = ct.geometry.index_to_lps([float(found[axis].mean()) for axis in (2, 1, 0)])
+    touches = any(i.min() == 0 or i.max() == n - 1 for i, n in zip(found, mask_zyx.shape, strict=True))
+    volume = len(found[0]) * ct.geometry.voxel_volume_ml
+    return L1Case(ct, mask_zyx, (float(x), float(y), float(z)), volume, bool(touches))
+
+
+def _true_mask(bone: BoneField, pixels: PixelGrid) -> BoolArray:
+    return np.asarray(_l1_distance(bone.l1_distance_mm, bone, pixels.x_mm, pixels.y_mm, pixels.z_mm) < 0.0)
+
+
+def _segmented_mask(bone: BoneField, pixels: PixelGrid, rng: np.random.Generator) -> BoolArray:
+    """L1 as a segmentation network finds it: off by some tenths of a millimetre, often on a coarser grid."""
+    from scipy.ndimage import gaussian_filter
+
+    wobble = gaussian_filter(rng.standard_normal(bone.grid.shape_zyx, dtype=np.float32), 1.6, mode="wrap", truncate=3.0)
+    offset = MASK_OFFSET_MM[0] + MASK_OFFSET_MM[1] * float(rng.standard_normal())
+    wrong = bone.l1_distance_mm + np.float32(MASK_WOBBLE_MM / wobble.std()) * wobble + np.float32(offset)
+    axes = [pixels.x_mm, pixels.y_mm, pixels.z_mm]
+    if rng.random() < 0.5:
+        axes = [np.round(axis / SEGMENTER_GRID_MM) * SEGMENTER_GRID_MM for axis in axes]
+    return np.asarray(_l1_distance(wrong.astype(np.float32), bone, *axes) < 0.0)
+
+
+def _l1_distance(
+    field: NDArray[np.float32], bone: BoneField, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray
+) -> NDArray[np.float32]:
+    grid = bone.grid
+    to_z, to_y = interpolation(grid.z_mm, z_mm), interpolation(grid.y_mm, y_mm)
+    return upsample(field, to_z, to_y, interpolation(grid.x_mm, x_mm))

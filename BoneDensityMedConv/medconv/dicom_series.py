@@ -27,7 +27,7 @@ TILT_TOLERANCE_DEG = 0.5
 
 @dataclass(frozen=True)
 class Series:
-    """The files of one series in slice order."""
+    """The files of one series."""
 
     uid: str
     files: tuple[str, ...]
@@ -64,10 +64,10 @@ def read_series(series: Series, source: str) -> CTVolume:
     """Read a series in slice order. Raises InputRefused for one slice, unreadable files, or an uneven stack."""
     if len(series.files) < 2:
         raise InputRefused("single_slice", "The series has a single slice.", "Give a CT with all its slices.")
-    headers = [_header(name) for name in series.files]
+    headers = sorted((_header(name) for name in series.files), key=lambda header: header.height)
     check_stack(np.array([h.position for h in headers]), np.array([h.orientation for h in headers]))
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(series.files)
+    reader.SetFileNames([header.file_name for header in headers])
     try:
         with quiet_warnings():
             image = reader.Execute()
@@ -152,9 +152,15 @@ def acquisition_from_tags(tags: dict[str, str]) -> Acquisition:
 
 @dataclass(frozen=True)
 class _Header:
+    file_name: str
     position: FloatArray
     orientation: FloatArray
     acquisition: Acquisition
+
+    @property
+    def height(self) -> float:
+        """Millimetres along the slices' normal."""
+        return float(self.position @ np.cross(self.orientation[:3], self.orientation[3:]))
 
 
 def _header(file_name: str) -> _Header:
@@ -168,7 +174,7 @@ def _header(file_name: str) -> _Header:
             f"{Path(file_name).name} doesn't say where its slice lies in the patient.",
             "Choose an original CT series (not a screenshot or a report).",
         ) from error
-    return _Header(position, orientation, acquisition_from_tags(tags))
+    return _Header(file_name, position, orientation, acquisition_from_tags(tags))
 
 
 def _read_tags(file_name: str) -> dict[str, str]:

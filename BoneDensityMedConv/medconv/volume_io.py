@@ -5,6 +5,10 @@ The voxels stay as they are stored, on the file's own grid; orientation travels 
 
 from __future__ import annotations
 
+import gzip
+import math
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ def read_ct(path: str | Path, series_uid: str | None = None) -> CTVolume:
             "Give the folder that holds the series.",
         )
     _check_volume(reader, path)
+    _check_complete(path, tags)
     image = _execute(reader, path)
     description = tags.get("descrip", "") + tags.get("description", "")
     return CTVolume(
@@ -61,6 +66,7 @@ def read_labels(path: str | Path) -> tuple[NDArray[Any], ImageGeometry, object]:
         )
     reader = _reader(path)
     _check_volume(reader, path)
+    _check_complete(path, _tags(reader))
     image = _execute(reader, path)
     if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
         image = sitk.Cast(image, sitk.sitkInt32)
@@ -116,6 +122,37 @@ def _tags(reader: sitk.ImageFileReader) -> dict[str, str]:
 
 def _is_single_dicom_slice(tags: dict[str, str]) -> bool:
     return "0008|0016" in tags and int(tags.get("0028|0008", "1") or 1) <= 1
+
+
+def _check_complete(path: Path, tags: dict[str, str]) -> None:
+    """Refuse a NIfTI file that is cut off: ITK would read it and fill the missing slices with zeros, unasked."""
+    if "bitpix" not in tags or not path.name.lower().endswith((".nii", ".nii.gz")):
+        return
+    voxels = math.prod(max(1, int(tags.get(f"dim[{axis}]", 1))) for axis in range(1, int(tags["dim[0]"]) + 1))
+    expected = int(float(tags["vox_offset"])) + voxels * int(tags["bitpix"]) // 8
+    found = _uncompressed_size(path, expected) if path.name.lower().endswith(".gz") else path.stat().st_size
+    if found < expected:
+        raise InputRefused(
+            "file_cut_off",
+            f"{path.name} is cut off: it holds {found:,} of {expected:,} bytes.",
+            "Copy or export the file again.",
+        )
+
+
+def _uncompressed_size(path: Path, expected: int) -> int:
+    """Bytes in a gzip file: from its trailer if that agrees with what is expected, else by reading it through."""
+    with path.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        if int.from_bytes(stream.read(4), "little") == expected % 2**32:
+            return expected
+    size = 0
+    try:
+        with gzip.open(path) as stream:
+            while block := stream.read(1 << 24):
+                size += len(block)
+    except (EOFError, OSError, zlib.error):
+        pass  # cut off or damaged: what could be read is what it holds
+    return size
 
 
 def _check_volume(reader: sitk.ImageFileReader, path: Path) -> None:

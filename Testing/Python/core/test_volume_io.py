@@ -1,0 +1,189 @@
+"""Reading: any format and orientation, every unreadable input by name. DICOM files are written by pydicom."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from core.dicom_writer import write_series
+from core.phantom import grid, phantom, reoriented, write
+
+from medconv.grid import canonical, to_image
+from medconv.hounsfield import check_hounsfield
+from medconv.slices import check_slices
+from medconv.types import Acquisition, CTVolume, ImageGeometry, InputRefused
+from medconv.volume_io import SIMULATED_MARK, read_ct, read_labels
+
+
+@pytest.fixture(scope="module")
+def small():
+    return phantom(grid((2.0, 2.0, 2.5), (160.0, 150.0, 80.0)))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_every_format_keeps_voxels_and_grid(small, tmp_path, suffix):
+    path, _ = write(small, tmp_path, suffix)
+    ct = read_ct(path)
+    assert np.array_equal(ct.array_zyx, small.ct.array_zyx)
+    assert ct.geometry.same_grid_as(small.ct.geometry)
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "PIR", "ASL"])
+def test_orientation_travels_with_the_geometry(small, tmp_path, code):
+    path, _ = write(reoriented(small, code), tmp_path)
+    ct = read_ct(path)
+    hu, geometry = canonical(ct.array_zyx, ct.geometry)
+    assert np.array_equal(hu, small.ct.array_zyx)
+    assert geometry.same_grid_as(small.ct.geometry)
+
+
+def test_paths_with_spaces_and_other_letters(small, tmp_path):
+    folder = tmp_path / "Müller Žofia 脊椎"
+    folder.mkdir()
+    path, _ = write(small, folder)
+    assert read_ct(path).geometry.size_xyz == small.ct.geometry.size_xyz
+
+
+def test_dicom_slices_are_sorted_by_position_and_rescaled(small, tmp_path):
+    write_series(tmp_path / "series", small.ct, age="061Y", ContrastBolusAgent="Iomeprol", PatientSex="F")
+    ct = read_ct(tmp_path / "series")
+    assert np.array_equal(ct.array_zyx, small.ct.array_zyx)
+    assert ct.geometry.same_grid_as(small.ct.geometry)
+    assert ct.acquisition == Acquisition("CT", 120.0, 2.5, "B30f", "Iomeprol", 61, "F")
+
+
+def test_several_series_are_listed_and_one_can_be_chosen(small, tmp_path):
+    first = write_series(tmp_path, small.ct, SeriesDescription="Bone")
+    half = phantom(grid((2.0, 2.0, 5.0), (160.0, 150.0, 80.0)))
+    second = write_series(tmp_path / "b", half.ct, SeriesDescription="Soft tissue")
+    with pytest.raises(InputRefused) as caught:
+        read_ct(tmp_path)
+    assert caught.value.code == "several_series"
+    for expected in (first, second, "Bone", "Soft tissue", "16 slices", "32 slices"):
+        assert expected in caught.value.remedy
+    assert read_ct(tmp_path, second).geometry.size_xyz[2] == 16
+    with pytest.raises(InputRefused) as caught:
+        read_ct(tmp_path, "1.2.3")
+    assert caught.value.code == "series_missing"
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [
+        ({"skip": (10,)}, "slices_uneven", "slices are missing"),
+        ({"tilt_mm_per_slice": 0.6}, "gantry_tilt", "13.5 degrees"),
+        ({"skip": tuple(range(1, 32))}, "single_slice", "single slice"),
+    ],
+)
+def test_a_broken_stack_is_refused_by_name(small, tmp_path, how, code, words):
+    write_series(tmp_path / "s", small.ct, **how)
+    with pytest.raises(InputRefused, match=words) as caught:
+        read_ct(tmp_path / "s")
+    assert caught.value.code == code
+
+
+def test_mixed_phases_in_one_series_are_refused(small, tmp_path):
+    uid = write_series(tmp_path / "s", small.ct)
+    write_series(tmp_path / "s2", small.ct, SeriesInstanceUID=uid)
+    for file in (tmp_path / "s2").iterdir():
+        file.rename(tmp_path / "s" / f"second_{file.name}")
+    with pytest.raises(InputRefused) as caught:
+        read_ct(tmp_path / "s")
+    assert caught.value.code == "slices_repeated"
+
+
+def test_bad_files_each_get_their_own_code(small, tmp_path):
+    def refused(path, code):
+        with pytest.raises(InputRefused) as caught:
+            read_ct(path)
+        assert caught.value.code == code
+        assert caught.value.remedy
+
+    refused(tmp_path / "nothing.nii", "file_missing")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "no_dicom")
+    (tmp_path / "text.nii.gz").write_text("no image")
+    refused(tmp_path / "text.nii.gz", "unreadable")
+    for suffix, code in ((".nii", "file_cut_off"), (".nii.gz", "file_cut_off"), (".nrrd", "unreadable")):
+        path, _ = write(small, tmp_path, suffix)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        refused(path, code)
+    image = to_image(small.ct.array_zyx, small.ct.geometry)
+    sitk.WriteImage(image[:, :, 3], str(tmp_path / "flat.nii"))
+    refused(tmp_path / "flat.nii", "image_2d")
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(tmp_path / "time.nii"))
+    refused(tmp_path / "time.nii", "image_4d")
+    sitk.WriteImage(sitk.Compose([image, image, image]), str(tmp_path / "colour.nrrd"))
+    refused(tmp_path / "colour.nrrd", "image_in_colour")
+    write_series(tmp_path / "s", small.ct)
+    refused(next((tmp_path / "s").iterdir()), "single_slice")
+
+
+def test_a_simulated_ct_is_known_by_its_mark(small, tmp_path):
+    image = to_image(small.ct.array_zyx, small.ct.geometry)
+    image.SetMetaData("ITK_FileNotes", SIMULATED_MARK)  # ITK's name for NIfTI's `descrip`
+    sitk.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    assert read_ct(tmp_path / "a.nii.gz").is_simulated
+    assert not read_ct(write(small, tmp_path)[0]).is_simulated
+
+
+def test_float_labels_are_read_as_whole_numbers(small, tmp_path):
+    image = sitk.Cast(to_image(small.labels_zyx, small.ct.geometry), sitk.sitkFloat32)
+    sitk.WriteImage(image, str(tmp_path / "l.nii.gz"))
+    labels, geometry, _owner = read_labels(tmp_path / "l.nii.gz")
+    assert labels.dtype.kind == "i"
+    assert np.array_equal(labels, small.labels_zyx)
+    assert geometry.same_grid_as(small.ct.geometry)
+
+
+def volume(array, **acquisition):
+    array = np.asarray(array)
+    return CTVolume(array, ImageGeometry(array.shape[::-1], (1.0, 1.0, 1.0), (0, 0, 0)), Acquisition(**acquisition))
+
+
+def refusal_code(ct):
+    with pytest.raises(InputRefused) as caught:
+        check_hounsfield(ct)
+    return caught.value.code
+
+
+def test_what_is_not_a_ct_in_hounsfield_units_is_refused(small):
+    hu = small.ct.array_zyx
+    assert refusal_code(volume(hu, modality="MR")) == "not_ct"
+    assert refusal_code(volume(hu + 1024)) == "not_hu"  # missing rescale
+    assert refusal_code(volume((hu + 1000) / 2000.0)) == "not_hu"  # normalised
+    assert refusal_code(volume(np.random.default_rng(0).integers(0, 255, hu.shape))) == "not_hu"
+    assert refusal_code(volume(np.where(hu == 40, np.nan, hu.astype(float)))) == "not_hu"
+    assert refusal_code(volume(hu.clip(-160, 240))) == "hu_clipped"
+
+
+def test_acquisition_that_moves_hu_is_noted(small):
+    def codes(**acquisition):
+        return {n.code for n in check_hounsfield(volume(small.ct.array_zyx, **acquisition))}
+
+    assert codes(modality="CT", kvp=120.0, kernel="B30f") == set()
+    assert codes() == {"kvp_unknown"}
+    assert codes(kvp=100.0, contrast_agent="Iohexol", kernel="Br64") == {
+        "kvp_not_120",
+        "contrast_agent",
+        "sharp_kernel",
+    }
+    shifted = volume(np.where(small.ct.array_zyx == -1000, -900, small.ct.array_zyx), kvp=120.0)
+    assert {n.code for n in check_hounsfield(shifted)} == {"air_not_minus_1000"}
+
+
+def test_lung_is_not_mistaken_for_badly_calibrated_air(small):
+    rng = np.random.default_rng(0)
+    lung = np.where(small.ct.array_zyx == -1000, rng.normal(-800, 60, small.ct.array_zyx.shape), small.ct.array_zyx)
+    assert check_hounsfield(volume(lung.astype(np.int16), kvp=120.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("mm", "expected"), [(1.0, "fine"), (3.0, "fine"), (4.0, "warned"), (5.0, "warned"), (5.5, "refused")]
+)
+def test_slice_thickness(mm, expected):
+    ct = phantom(grid((2.0, 2.0, mm), (60.0, 60.0, 60.0))).ct
+    if expected == "refused":
+        with pytest.raises(InputRefused) as caught:
+            check_slices(ct)
+        assert caught.value.code == "slices_too_thick"
+    else:
+        assert [n.code for n in check_slices(ct)] == (["thick_slices"] if expected == "warned" else [])

@@ -52,7 +52,7 @@ def ct_volume(node: Any) -> CTVolume:
         geometry=geometry,
         acquisition=acquisition_of(node),
         source=node.GetName() or "",
-        is_simulated=node.GetAttribute(SIMULATED_ATTRIBUTE) == "1",
+        is_simulated=is_simulated(node),
         keep_alive=image,
     )
 
@@ -108,6 +108,16 @@ def matrix_of(fill: Any) -> FloatArray:
     matrix = vtk.vtkMatrix4x4()
     fill(matrix)
     return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
+
+
+def is_simulated(node: Any) -> bool:
+    """True for a volume node that medconv's own simulation filled."""
+    return node.GetAttribute(SIMULATED_ATTRIBUTE) == "1"
+
+
+def is_changing(scene: Any) -> bool:
+    """True while a scene is being loaded or closed, when nodes are half there."""
+    return scene is not None and bool(scene.IsBatchProcessing() or scene.IsImporting() or scene.IsClosing())
 
 
 def vtk_matrix(values: FloatArray) -> Any:

@@ -85,44 +85,25 @@ def adjustment_line(adjustment: Adjustment, card: ModelCard) -> str:
     return f"{text}; changed by the reader (the weights' own: {_in_words(own)})"
 
 
-def adjustment_view(adjustment: Adjustment, card: ModelCard) -> dict[str, Any]:
-    """Methods, taus, limits of the sliders, and which of them may move."""
-    method = tau_adjustment.method(adjustment.method)
+def adjustment_view(adjustment: Adjustment | None, card: ModelCard | None) -> dict[str, Any]:
+    """Methods, taus, limits of the sliders, and which of them may move; without weights, none."""
+    method = tau_adjustment.method(adjustment.method) if adjustment else tau_adjustment.METHODS[0]
     low, high = method.tau2_limits
-    note = (
-        ""
-        if method.tau1_acts
-        else f"tau1 = {card.tau1_train:g} belongs to the weights (they were trained with it); it can't be moved here."
-    )
+    tau1_note = ""
+    if card and not method.tau1_acts:
+        tau1_note = f"tau1 = {card.tau1_train:g} belongs to the weights (they were trained with it) and stays fixed."
     return {
         "method": method.id,
         "methods": [{"id": m.id, "label": m.label, "help": m.help} for m in tau_adjustment.METHODS],
-        "tau1": adjustment.tau1,
-        "tau2": adjustment.tau2,
-        "tau1_enabled": method.tau1_acts,
-        "tau2_enabled": True,
-        "tau1_note": note,
+        "tau1": adjustment.tau1 if adjustment else 1.0,
+        "tau2": adjustment.tau2 if adjustment else 1.0,
+        "tau1_enabled": adjustment is not None and method.tau1_acts,
+        "tau2_enabled": adjustment is not None,
+        "tau1_note": tau1_note,
         "tau_minimum": low,
         "tau_maximum": high,
         "tau_step": TAU_STEP,
-        "is_default": adjustment == card.default_adjustment,
-    }
-
-
-def no_adjustment_view() -> dict[str, Any]:
-    """Methods without weights: nothing can move."""
-    return {
-        "method": tau_adjustment.METHODS[0].id,
-        "methods": [{"id": m.id, "label": m.label, "help": m.help} for m in tau_adjustment.METHODS],
-        "tau1": 1.0,
-        "tau2": 1.0,
-        "tau1_enabled": False,
-        "tau2_enabled": False,
-        "tau1_note": "",
-        "tau_minimum": 0.0,
-        "tau_maximum": 2.0,
-        "tau_step": TAU_STEP,
-        "is_default": True,
+        "is_default": adjustment is None or card is None or adjustment == card.default_adjustment,
     }
 
 

@@ -1,5 +1,7 @@
 """The standardised crop: where it is, what is in it, and that the way a CT is stored does not matter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from core.phantom import Phantom, grid, phantom, reoriented
@@ -22,8 +24,6 @@ def test_at_the_ct_s_own_spacing_and_grid_nothing_is_changed():
     # Put the centre on a voxel so that the crop's voxels are the CT's.
     index = np.round(case.ct.geometry.lps_to_index(prepared.center_lps_mm)).astype(int)
     settings = Preprocessing(size_xyz=(41, 41, 31), spacing_mm=1.0, window_hu=(-1100.0, 1100.0), masked=False)
-    from dataclasses import replace
-
     on_voxel = replace(prepared, center_lps_mm=tuple(case.ct.geometry.index_to_lps(index)))
     crop = standardised_crop(on_voxel, settings)
     x, y, z = index

@@ -21,7 +21,7 @@ def test_the_label_is_cut_out_voxel_for_voxel(vertebra):
     volume = np.count_nonzero(vertebra.labels_zyx) / 1000.0  # 1 mm voxels
     assert l1_mask.volume_ml(mask) == pytest.approx(volume)
     z, y, x = (i.mean() for i in np.nonzero(vertebra.labels_zyx))
-    assert l1_mask.center_lps_mm(mask) == pytest.approx(np.array(vertebra.ct.geometry.origin_lps_mm) + (x, y, z))
+    assert l1_mask.center_lps_mm(mask) == pytest.approx(np.add(vertebra.ct.geometry.origin_lps_mm, (x, y, z)))
 
 
 def test_a_single_label_needs_no_number_and_several_do(vertebra):

@@ -1,0 +1,181 @@
+"""The command as a person types it: files, exit codes, and one clear line for every mistake."""
+
+import hashlib
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from core.dicom_writer import write_series
+from core.phantom import Phantom, grid, phantom, write
+
+from medconv.cli import main
+from medconv.report import schema
+from medconv.volume_io import read_ct
+
+
+@pytest.fixture
+def files(vertebra, tmp_path):
+    return write(vertebra, tmp_path)
+
+
+@pytest.fixture
+def run(only_untrained, capsys, tmp_path):
+    """Run `medconv predict`; returns exit code, result.json (or None), standard output and error."""
+
+    def predict(*arguments, out=tmp_path / "out"):
+        try:
+            code = main(["predict", *map(str, arguments), "--out", str(out), "--device", "cpu"])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        result = out / "result.json"
+        document = json.loads(result.read_text()) if result.exists() else None
+        if document:
+            jsonschema.validate(document, schema())
+        return code, document, captured.out, captured.err
+
+    return predict
+
+
+def test_a_ct_and_its_mask_give_every_result_file(run, files, tmp_path, vertebra):
+    code, document, out, err = run(files[0], "--mask", files[1], "--label", 31)
+    assert (code, err) == (0, "")
+    assert document["status"] == "ok"
+    assert document["attenuation"]["mean_hu"] == 150.0
+    assert "150 HU" in out
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    planes = {f"l1_{p}.png" for p in ("sagittal", "axial", "coronal")}
+    assert names == {"result.json", "report.html", "l1_mask.nii.gz"} | planes
+    mask = sitk.ReadImage(str(tmp_path / "out" / "l1_mask.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(mask), vertebra.labels_zyx // 31)
+    assert read_ct(files[0]).geometry.size_xyz == mask.GetSize()
+
+
+def test_tau_on_the_command_line_is_what_the_result_says(run, files):
+    code, document, _, _ = run(files[0], "--mask", files[1], "--adjustment", "temperature", "--tau1", 1, "--tau2", 0.25)
+    assert code == 0
+    assert document["adjustment"] == {"method": "temperature", "tau1": 1.0, "tau2": 0.25}
+    z = np.array(list(document["logits"].values()))
+    e = np.exp((z - z.mean()) / [1, 1, 0.25])
+    assert list(document["probabilities"].values()) == pytest.approx((e / e.sum()).tolist())
+
+
+def refused(run, *arguments):
+    code, document, _, err = run(*arguments)
+    assert code == 3
+    assert err.startswith("medconv: ")
+    assert err.count("\n") == 1
+    assert document["status"] == "refused"
+    assert document["refusal"]["remedy"]
+    assert document["probabilities"] is None
+    return document["refusal"]["code"]
+
+
+def altered(vertebra, folder, hu=None, labels=None, geometry=None):
+    g = geometry or vertebra.ct.geometry
+    array = vertebra.ct.array_zyx if hu is None else hu
+    from medconv.types import CTVolume
+
+    folder.mkdir()
+    return write(Phantom(CTVolume(array, g), vertebra.labels_zyx if labels is None else labels), folder)
+
+
+def test_every_bad_input_gets_its_own_message(run, files, vertebra, tmp_path):
+    ct, mask = files
+    with_mask = ("--mask", mask, "--label", 31)
+    hu = vertebra.ct.array_zyx
+    codes = {
+        "not_hu": refused(run, altered(vertebra, tmp_path / "a", hu=hu + 1024)[0], *with_mask),
+        "label_absent": refused(run, ct, "--mask", mask, "--label", 20),
+        "file_missing": refused(run, tmp_path / "no.nii", *with_mask),
+    }
+    image = sitk.ReadImage(str(ct))
+    sitk.WriteImage(image[:, :, 50], str(tmp_path / "flat.nii"))
+    codes["image_2d"] = refused(run, tmp_path / "flat.nii", *with_mask)
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(tmp_path / "time.nii"))
+    codes["image_4d"] = refused(run, tmp_path / "time.nii", *with_mask)
+    away = altered(vertebra, tmp_path / "b", geometry=grid(center=(0, 0, 500.0)))[1]
+    codes["mask_elsewhere"] = refused(run, ct, "--mask", away, "--label", 31)
+    cut = altered(
+        vertebra,
+        tmp_path / "c",
+        hu[50:],
+        vertebra.labels_zyx[50:],
+        vertebra.ct.geometry.cut((0, 0, 50), (160, 160, 60)),
+    )
+    codes["l1_touches_border"] = refused(run, cut[0], "--mask", cut[1])
+    thick = phantom(grid((1.0, 1.0, 6.0)))
+    (tmp_path / "d").mkdir()
+    thick_ct, thick_mask = write(thick, tmp_path / "d")
+    codes["slices_too_thick"] = refused(run, thick_ct, "--mask", thick_mask)
+    (tmp_path / "bad.nii").write_bytes(b"not an image")
+    codes["unreadable"] = refused(run, tmp_path / "bad.nii", *with_mask)
+    (tmp_path / "empty").mkdir()
+    codes["no_dicom"] = refused(run, tmp_path / "empty", *with_mask)
+    small = phantom(grid((2.0, 2.0, 2.5)))
+    write_series(tmp_path / "dicom" / "1", small.ct)
+    write_series(tmp_path / "dicom" / "2", small.ct)
+    codes["several_series"] = refused(run, tmp_path / "dicom", *with_mask)
+    write_series(tmp_path / "mr", small.ct, modality="MR")
+    codes["not_ct"] = refused(run, tmp_path / "mr", *with_mask)
+    assert {name: code for name, code in codes.items() if name != code} == {}
+
+
+def test_a_dicom_folder_and_a_mask_of_another_grid_give_an_answer(run, tmp_path, files):
+    write_series(tmp_path / "dicom", phantom(grid((1.0, 1.0, 2.0))).ct)
+    code, document, _, _ = run(tmp_path / "dicom", "--mask", files[1], "--label", 31)
+    assert code == 0
+    assert "mask_resampled" in {n["code"] for n in document["quality"]}
+    assert document["attenuation"]["mean_hu"] == pytest.approx(150, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "words"),
+    [
+        ((), 2, "--mask"),
+        (("--segmenter", "totalsegmentator"), 4, "not part of this version"),
+        (("--mask", "MASK", "--weights", "nobody"), 4, "no weights named 'nobody'"),
+        (("--mask", "MASK", "--tau1", "0.5"), 2, "belongs to the weights"),
+        (("--mask", "MASK", "--adjustment", "temperature", "--tau2", "0"), 2, "out of range"),
+        (("--mask", "MASK", "--adjustment", "sharpen"), 2, "invalid choice"),
+        (("--mask", "MASK", "--label", "one"), 2, "invalid int"),
+    ],
+)
+def test_usage_and_missing_things_have_their_exit_codes(run, files, extra, code, words):
+    found, document, _, err = run(files[0], *[files[1] if e == "MASK" else e for e in extra])
+    assert found == code
+    assert words in err
+    assert document is None
+
+
+def test_an_earlier_answer_does_not_stand_beside_a_refusal(run, files, tmp_path):
+    run(files[0], "--mask", files[1])
+    code, document, _, _ = run(files[0], "--mask", files[1], "--label", 99)
+    assert (code, document["status"]) == (3, "refused")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"result.json", "report.html"}
+
+
+def test_out_must_not_be_a_file(run, files):
+    assert run(files[0], "--mask", files[1], out=files[0])[0] == 2
+
+
+def test_no_path_and_no_name_of_the_input_gets_into_the_results(run, vertebra, tmp_path):
+    (tmp_path / "Surname Forename").mkdir()
+    ct, mask = write(vertebra, tmp_path / "Surname Forename")
+    assert run(ct, "--mask", mask)[0] == 0
+    for name in ("result.json", "report.html"):
+        assert "Surname" not in (tmp_path / "out" / name).read_text()
+
+
+def test_weights_list_verify_import(only_untrained, capsys, tmp_path):
+    assert main(["weights", "list"]) == 0
+    assert "untrained" in capsys.readouterr().out
+    assert main(["weights", "verify", "untrained"]) == 0
+    digest = hashlib.sha256((only_untrained / "untrained.npz").read_bytes()).hexdigest()
+    assert digest[:16] in capsys.readouterr().out
+    assert main(["weights", "import", str(only_untrained / "untrained.npz")]) == 0
+    (tmp_path / "x.npz").write_text("x")
+    assert main(["weights", "import", str(tmp_path / "x.npz")]) == 4
+    assert capsys.readouterr().err.count("\n") == 1

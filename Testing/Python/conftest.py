@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,3 +85,20 @@ def real_case(real_ct_dir: Path) -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture
+def path_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`path_with(name=shell_text, …)`: PATH holds exactly these programs."""
+
+    def make(**programs: str) -> Path:
+        folder = tmp_path / "programs"
+        folder.mkdir()
+        for name, text in programs.items():
+            program = folder / name.replace("_", "-").replace("-dot-", ".")
+            program.write_text(f"#!/bin/sh\n{text}\n")
+            program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(folder))
+        return folder
+
+    return make

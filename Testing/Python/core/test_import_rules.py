@@ -7,9 +7,7 @@ other; the core never imports the panels; Slicer must start without torch. The t
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,54 +261,3 @@ def test_a_broken_rule_is_found(tmp_path: Path, name: str) -> None:
 def test_what_the_rules_allow_is_not_reported(tmp_path: Path) -> None:
     write_tree(tmp_path, {**GOOD, "medconv/pipeline.py": "", "medconv/grid.py": "", "medconv/__init__.py": ""})
     assert violations(tmp_path) == []
-
-
-LOAD_WITHOUT = """
-    import importlib, pkgutil, sys, types
-
-    BLOCKED = ("torch", "totalsegmentator", "nnunetv2", "highdicom", "monai", "trame", "trame_slicer", "sklearn")
-
-    class Block:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] in BLOCKED:
-                raise ModuleNotFoundError(f"blocked by the test: {name}", name=name)
-
-    sys.meta_path.insert(0, Block())
-    for name in BLOCKED:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-        sys.exit(f"{name} is not blocked")
-
-    class Anything(types.ModuleType):  # stands in for PythonQt, which only Slicer has
-        def __getattr__(self, name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return type(name, (), {})
-
-    sys.modules.update(qt=Anything("qt"), ctk=Anything("ctk"))
-    loaded = []
-    for package, left_out in (("medconv", LEFT_OUT), ("BoneDensityMedConvLib", ())):
-        root = importlib.import_module(package)
-        for found in pkgutil.walk_packages(root.__path__, package + ".", onerror=lambda name: None):
-            if found.name.split(".")[1] not in left_out:
-                importlib.import_module(found.name)
-                loaded.append(found.name)
-    print(*loaded)
-"""
-
-
-def test_everything_but_the_network_and_training_loads_without_torch(repository: Path) -> None:
-    pytest.importorskip("slicer", reason="slicer-core is not installed")
-    script = f"LEFT_OUT = {sorted(TORCH_AT_LOAD)!r}\n" + textwrap.dedent(LOAD_WITHOUT)
-    answer = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=repository / "BoneDensityMedConv",
-    )
-    assert answer.returncode == 0, answer.stderr
-    loaded = set(answer.stdout.split())
-    assert {"medconv.pipeline", "medconv.cli", "medconv.worker", "BoneDensityMedConvLib.presenter"} <= loaded

@@ -118,5 +118,9 @@ def _place_beside(scene: Any, node: Any, ct_node: Any) -> None:
         return
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     ct_item, item = hierarchy.GetItemByDataNode(ct_node), hierarchy.GetItemByDataNode(node)
-    if ct_item and item:
+    if not ct_item:
+        return
+    if item:
         hierarchy.SetItemParent(item, hierarchy.GetItemParent(ct_item))
+    else:
+        hierarchy.CreateItem(hierarchy.GetItemParent(ct_item), node)

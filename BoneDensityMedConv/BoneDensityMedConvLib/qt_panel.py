@@ -11,6 +11,7 @@ from typing import Any
 import qt
 import slicer
 
+from BoneDensityMedConvLib import dependencies
 from BoneDensityMedConvLib.presenter import Presenter
 from BoneDensityMedConvLib.qt_binding import connect, quiet, shows_errors
 
@@ -72,7 +73,7 @@ class QtPanel:
 
     @shows_errors("The analysis")
     def _analyse(self) -> None:
-        if self._offer_torch():
+        if all(_is_installed_now(problem) for problem in dependencies.missing()):
             self._presenter.analyse()
 
     @shows_errors("Cancelling")
@@ -106,10 +107,6 @@ class QtPanel:
         self._presenter.poll()
         self._follow_work(self._presenter.view_model()["busy"])
 
-    def _offer_torch(self) -> bool:
-        """True if PyTorch is there, or has been installed now with the person's consent."""
-        return True
-
     def draw(self) -> None:
         """Show the presenter's present state."""
         model = self._presenter.view_model()
@@ -139,7 +136,7 @@ class QtPanel:
 
     def _draw_work(self, model: Mapping[str, Any]) -> None:
         ui, message = self._ui, model["message"]
-        ui.analyseButton.enabled = model["can_analyse"] and not model["busy"]
+        ui.analyseButton.enabled = bool(model["can_analyse"] and not model["busy"])
         ui.cancelButton.enabled = model["busy"]
         _show_text(ui.hintLabel, "" if model["busy"] or model["can_analyse"] else model["hint"])
         ui.progressBar.visible = model["busy"]
@@ -187,6 +184,16 @@ class QtPanel:
             self._timer.start()
         elif not busy and self._timer.active:
             self._timer.stop()
+
+
+def _is_installed_now(problem: dependencies.Missing) -> bool:
+    """Ask, then install. False if the person declines. Raises MissingRequirement if it can't or did not work."""
+    if problem.installable:
+        question = f"{problem.message} The analysis needs it.\n\nDownload and install it now? This takes some minutes."
+        if not slicer.util.confirmOkCancelDisplay(question):
+            return False
+    dependencies.install(problem.kind)
+    return True
 
 
 def _node_id(node: Any) -> str:

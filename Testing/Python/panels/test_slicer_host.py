@@ -273,12 +273,8 @@ def test_the_parameter_node_wrapper_checks_types_and_keeps_slicers_text_form(sli
     import slicer
     from slicer.parameterNodeWrapper import parameterNodeWrapper
 
-    @parameterNodeWrapper
-    class Fields:
-        ct: slicer.vtkMRMLScalarVolumeNode
-        tau: float = 1.0
-        isDefault: bool = True
-
+    kinds = {"ct": slicer.vtkMRMLScalarVolumeNode, "tau": float, "isDefault": bool}
+    Fields = parameterNodeWrapper(type("Fields", (), {"__annotations__": kinds, "tau": 1.0, "isDefault": True}))
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
     fields = Fields(node)
     assert (node.GetParameter("tau"), node.GetParameter("isDefault"), fields.ct) == ("1.0", "True", None)

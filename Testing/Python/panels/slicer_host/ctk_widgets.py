@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
+
 HEADER_HEIGHT = 26
+UNLIMITED_HEIGHT = 16777215  # Qt's QWIDGETSIZE_MAX
 
 
 class CtkCollapsibleButton(QtWidgets.QAbstractButton):
@@ -12,7 +14,7 @@ class CtkCollapsibleButton(QtWidgets.QAbstractButton):
 
     HOST_INTERFACE = "ctk.ctkCollapsibleButton"
     HOST_SIGNALS = {"contentsCollapsed(bool)": "contents_collapsed"}  # noqa: RUF012
-    contents_collapsed = QtCore.Signal(bool)
+    contents_collapsed = QtCore.Signal(object)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -25,7 +27,7 @@ class CtkCollapsibleButton(QtWidgets.QAbstractButton):
         for child in self.children():
             if isinstance(child, QtWidgets.QWidget):
                 child.setVisible(not collapsed)
-        self.setMaximumHeight(HEADER_HEIGHT if collapsed else QtWidgets.QWIDGETSIZE_MAX)
+        self.setMaximumHeight(HEADER_HEIGHT if collapsed else UNLIMITED_HEIGHT)
         self.contents_collapsed.emit(collapsed)
 
     def _is_collapsed(self) -> bool:

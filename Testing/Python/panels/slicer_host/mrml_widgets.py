@@ -7,6 +7,7 @@ from typing import Any
 from PySide6 import QtCore, QtWidgets
 
 
+
 class QMRMLWidget(QtWidgets.QWidget):
     """A widget that hands the scene on."""
 
@@ -42,7 +43,7 @@ class QMRMLNodeComboBox(QtWidgets.QWidget):
         "currentNodeIDChanged(QString)": "id_changed",
     }
     node_changed = QtCore.Signal(object)
-    has_node_changed = QtCore.Signal(bool)
+    has_node_changed = QtCore.Signal(object)
     id_changed = QtCore.Signal(str)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:

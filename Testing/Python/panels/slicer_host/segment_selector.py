@@ -24,7 +24,7 @@ class QMRMLSegmentSelectorWidget(QMRMLWidget):
         "currentSegmentChanged(QString)": "segment_changed",
     }
     node_changed = QtCore.Signal(object)
-    has_node_changed = QtCore.Signal(bool)
+    has_node_changed = QtCore.Signal(object)
     segment_changed = QtCore.Signal(str)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:

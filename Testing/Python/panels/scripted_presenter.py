@@ -1,0 +1,103 @@
+"""A presenter that says what a test tells it and remembers what a panel asks of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+METHODS = [
+    {"id": "log_prior", "label": "Prior shift", "help": "Takes class frequencies out."},
+    {"id": "temperature", "label": "Temperature", "help": "Sharpens a class."},
+]
+RESULT: dict[str, Any] = {
+    "class_id": "osteopenia",
+    "class_label": "Osteopenia (T-score between −2.5 and −1)",
+    "probabilities": [
+        {"id": "normal", "label": "Normal", "value": 0.2},
+        {"id": "osteopenia", "label": "Osteopenia", "value": 0.6543},
+        {"id": "osteoporosis", "label": "Osteoporosis", "value": 0.1457},
+    ],
+    "hu_line": "L1 trabecular attenuation: mean 118 HU, median 104 HU, SD 61 HU (2,345 voxels, 8.1 ml)",
+    "l1_line": "L1: volume 35.6 ml, centre at L 4, P 31, S 120 mm",
+    "quality": [
+        {"severity": "warning", "message": "kVp unknown: no correction for tube voltage."},
+        {"severity": "info", "message": "L1 as given; its level was not checked."},
+    ],
+    "model_line": "Weights: medconv-demo, trained on simulated CT",
+    "adjustment_line": "Adjustment: Prior shift, tau1 = 1, tau2 = 1; the weights' own setting",
+}
+MODEL: dict[str, Any] = {
+    "research_use": "Research use only. Not a medical device. Not to rule out low bone density.",
+    "demonstration": "",
+    "simulated_ct": "",
+    "segmenters": [
+        {"id": "existing", "label": "An existing segment", "available": True, "reason": ""},
+        {"id": "totalsegmentator", "label": "TotalSegmentator", "available": False, "reason": "Not installed."},
+    ],
+    "segmenter": "existing",
+    "ct_name": "",
+    "segment_name": "",
+    "can_analyse": False,
+    "hint": "Choose a CT.",
+    "busy": False,
+    "stage": "",
+    "fraction": 0.0,
+    "message": None,
+    "adjustment": {
+        "method": "log_prior", "methods": METHODS, "tau1": 1.0, "tau2": 1.0, "tau1_enabled": False,
+        "tau2_enabled": True, "tau1_note": "tau1 belongs to the weights.", "tau_minimum": 0.0, "tau_maximum": 2.0,
+        "tau_step": 0.05, "is_default": True,
+    },
+    "result": None,
+}  # fmt: skip
+
+
+class ScriptedPresenter:
+    """`model` is what `view_model()` gives; `asked` lists (action, arguments); `fails` maps actions to exceptions."""
+
+    def __init__(self) -> None:
+        self.model = copy.deepcopy(MODEL)
+        self.asked: list[tuple[Any, ...]] = []
+        self.fails: dict[str, Exception] = {}
+        self.parameters = SimpleNamespace(ct=None, segmentation=None, segmentId="")
+        self._observers: list[Callable[[], None]] = []
+
+    def observe(self, callback: Callable[[], None]) -> None:
+        self._observers.append(callback)
+
+    def view_model(self) -> dict[str, Any]:
+        return copy.deepcopy(self.model)
+
+    def show(self, **changes: Any) -> None:
+        """Change the model and tell the panel."""
+        self.model.update(changes)
+        for callback in self._observers:
+            callback()
+
+    def adjust(self, **changes: Any) -> None:
+        self.show(adjustment={**self.model["adjustment"], **changes})
+
+    def set_ct(self, node: Any) -> None:
+        self.parameters.ct = node
+        self._record("set_ct", node)
+
+    def set_segmentation(self, node: Any, segment_id: str | None = None) -> None:
+        self.parameters.segmentation, self.parameters.segmentId = node, segment_id or self.l1_of(node)
+        self._record("set_segmentation", node, segment_id)
+
+    def l1_of(self, node: Any) -> str:
+        """The segment that the presenter chooses by itself."""
+        return "L1" if node is not None and node.GetSegmentation().GetSegment("L1") else ""
+
+    def __getattr__(self, action: str) -> Callable[..., None]:
+        if action.startswith("_"):
+            raise AttributeError(action)
+        return lambda *arguments: self._record(action, *arguments)
+
+    def _record(self, action: str, *arguments: Any) -> None:
+        self.asked.append((action, *arguments))
+        if action in self.fails:
+            raise self.fails[action]
+        self.show()

@@ -1,0 +1,301 @@
+"""The panel in Slicer draws what the presenter says and asks for what the person does; here with a scripted one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from medconv.types import InputRefused
+from panels.scripted_presenter import RESULT, ScriptedPresenter
+from panels.slicer_host import proxy
+from panels.slicer_host.host import SlicerHost
+
+
+class OpenPanel:
+    """The real .ui file and the real panel code, in the strict host."""
+
+    def __init__(self, host: SlicerHost) -> None:
+        import slicer
+        import slicer.util
+        from BoneDensityMedConvLib.qt_panel import QtPanel
+        from BoneDensityMedConvLib.resources import resource_path
+
+        self.host, self.scene = host, slicer.mrmlScene
+        self.presenter = ScriptedPresenter()
+        self.top = slicer.util.loadUI(str(resource_path("UI/BoneDensityMedConv.ui")))
+        self.top.setMRMLScene(slicer.mrmlScene)
+        self.top.show()
+        self.ui = slicer.util.childWidgetVariables(self.top)
+        self.panel = QtPanel(self.ui, self.presenter)
+
+    def ct(self, name: str = "CT") -> Any:
+        return self.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+
+    def segmentation(self, *names: str) -> Any:
+        node = self.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "segmentation")
+        for name in names:
+            node.GetSegmentation().AddEmptySegment(name, name)
+        return node
+
+    def wait(self, ticks: int) -> None:
+        """Let the panel's timer tick."""
+        from PySide6 import QtTest
+
+        QtTest.QTest.qWait(110 * ticks)
+        self.host.application.processEvents()
+
+
+@pytest.fixture
+def opened(slicer_host: SlicerHost) -> Any:
+    panel = OpenPanel(slicer_host)
+    yield panel
+    panel.presenter.fails.clear()
+    panel.panel.close()
+    panel.top.setMRMLScene(None)
+
+
+def test_it_says_why_analyse_is_not_possible(opened: OpenPanel) -> None:
+    assert not opened.ui.analyseButton.enabled
+    assert opened.ui.hintLabel.visible
+    assert opened.ui.hintLabel.text == "Choose a CT."
+
+
+def test_the_hint_goes_when_analyse_is_possible(opened: OpenPanel) -> None:
+    opened.presenter.show(can_analyse=True, hint="")
+    assert opened.ui.analyseButton.enabled
+    assert not opened.ui.hintLabel.visible
+
+
+def test_nothing_is_chosen_by_itself(opened: OpenPanel) -> None:
+    opened.ct()
+    opened.segmentation("spleen", "L1")
+    assert opened.presenter.asked == []
+    assert opened.ui.ctSelector.currentNode() is None
+
+
+def test_choosing_a_ct_asks_for_it_once(opened: OpenPanel) -> None:
+    ct = opened.ct()
+    opened.ui.ctSelector.setCurrentNode(ct)
+    assert opened.presenter.asked == [("set_ct", ct)]
+
+
+def test_a_label_map_is_no_ct(opened: OpenPanel) -> None:
+    opened.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    assert opened.ui.ctSelector.nodeCount() == 0
+
+
+def test_choosing_a_segmentation_leaves_the_choice_of_the_segment_to_the_presenter(opened: OpenPanel) -> None:
+    node = opened.segmentation("spleen", "L1")
+    opened.ui.segmentSelector.setCurrentNode(node)
+    assert opened.presenter.asked == [("set_segmentation", node, None)]
+    assert opened.ui.segmentSelector.currentSegmentID() == "L1"
+
+
+def test_changing_the_segmentation_never_analyses_its_first_segment(opened: OpenPanel) -> None:
+    first, second = opened.segmentation("vertebra L1"), opened.segmentation("spleen", "vertebra")
+    opened.ui.segmentSelector.setCurrentNode(first)
+    opened.ui.segmentSelector.setCurrentSegmentID("vertebra L1")
+    opened.presenter.asked.clear()
+    opened.ui.segmentSelector.setCurrentNode(second)
+    assert opened.presenter.asked == [("set_segmentation", second, None)]
+    assert opened.ui.segmentSelector.currentSegmentID() == ""
+
+
+def test_choosing_another_segment_asks_for_it(opened: OpenPanel) -> None:
+    node = opened.segmentation("spleen", "L1")
+    opened.ui.segmentSelector.setCurrentNode(node)
+    opened.ui.segmentSelector.setCurrentSegmentID("spleen")
+    assert opened.presenter.asked[-1] == ("set_segmentation", node, "spleen")
+
+
+def test_an_unavailable_source_of_the_mask_says_what_is_missing(opened: OpenPanel) -> None:
+    opened.ui.segmenterSelector.currentIndex = 1
+    assert opened.presenter.asked == [("set_segmenter", "totalsegmentator")]
+    opened.presenter.show(segmenter="totalsegmentator")
+    assert opened.ui.segmenterNote.visible
+    assert opened.ui.segmenterNote.text == "Not installed."
+
+
+@pytest.mark.parametrize(
+    ("button", "action"),
+    [("analyseButton", "analyse"), ("cancelButton", "cancel"), ("centreButton", "center_on_l1"),
+     ("resetButton", "reset_adjustment")],
+)  # fmt: skip
+def test_each_button_asks_for_its_action(opened: OpenPanel, button: str, action: str) -> None:
+    widget = getattr(opened.ui, button)
+    widget.enabled = True
+    widget.click()
+    assert opened.presenter.asked == [(action,)]
+
+
+def test_the_card_shows_class_numbers_and_notes(opened: OpenPanel) -> None:
+    opened.presenter.show(result=RESULT)
+    ui = opened.ui
+    assert ui.resultCard.visible
+    assert not ui.noResultLabel.visible
+    assert ui.classLabel.text == "Osteopenia (T-score between −2.5 and −1)"
+    assert [getattr(ui, f"{c}Value").text for c in ("normal", "osteopenia", "osteoporosis")] == [
+        "20.0 %", "65.4 %", "14.6 %",
+    ]  # fmt: skip
+    assert [getattr(ui, f"{c}Bar").value for c in ("normal", "osteopenia", "osteoporosis")] == [200, 654, 146]
+    assert ui.huLabel.text == RESULT["hu_line"]
+    assert ui.qualityLabel.text == (
+        "Warning: kVp unknown: no correction for tube voltage.\nNote: L1 as given; its level was not checked."
+    )
+
+
+def test_without_a_result_there_is_no_card(opened: OpenPanel) -> None:
+    opened.presenter.show(result=RESULT)
+    opened.presenter.show(result=None)
+    assert not opened.ui.resultCard.visible
+    assert opened.ui.noResultLabel.visible
+    assert not opened.ui.centreButton.enabled
+
+
+def test_a_demonstration_and_a_simulated_ct_are_labelled(opened: OpenPanel) -> None:
+    assert not opened.ui.demonstrationLabel.visible
+    opened.presenter.show(demonstration="trained on simulated CT: demonstration only", simulated_ct="Simulated CT.")
+    assert opened.ui.demonstrationLabel.visible
+    assert opened.ui.demonstrationLabel.text == "trained on simulated CT: demonstration only"
+    assert opened.ui.simulatedLabel.text == "Simulated CT."
+
+
+def test_the_research_sentence_always_stands_there(opened: OpenPanel) -> None:
+    assert opened.ui.researchUseLabel.visible
+    assert opened.ui.researchUseLabel.text == opened.presenter.model["research_use"]
+
+
+def test_a_message_shows_severity_cause_and_remedy(opened: OpenPanel) -> None:
+    opened.presenter.show(message={"severity": "error", "text": "L1 is cut off.", "remedy": "Use a longer scan."})
+    assert opened.ui.messageLabel.visible
+    assert opened.ui.messageLabel.text == "Error: L1 is cut off.\nUse a longer scan."
+
+
+def test_a_fixed_tau_is_shown_and_says_why(opened: OpenPanel) -> None:
+    assert not opened.ui.tau1Slider.enabled
+    assert opened.ui.tau1Slider.value == 1.0
+    assert opened.ui.tau1Note.text == "tau1 belongs to the weights."
+
+
+def test_moving_a_slider_asks_for_exactly_that_tau(opened: OpenPanel) -> None:
+    opened.ui.tau2Slider.value = 0.35
+    assert opened.presenter.asked == [("set_tau2", 0.35)]
+    opened.presenter.adjust(method="temperature", tau1_enabled=True, tau1_note="", tau1=0.8)
+    opened.presenter.asked.clear()
+    opened.ui.tau1Slider.value = 0.6
+    assert opened.presenter.asked == [("set_tau1", 0.6)]
+
+
+def test_new_limits_and_values_do_not_look_like_the_person_moved_a_slider(opened: OpenPanel) -> None:
+    opened.presenter.adjust(tau_minimum=0.5, tau_maximum=1.5, tau1=0.9, tau2=0.6, method="temperature")
+    assert opened.presenter.asked == []
+    assert (opened.ui.tau2Slider.minimum, opened.ui.tau2Slider.value) == (0.5, 0.6)
+    assert opened.ui.methodSelector.currentData == "temperature"
+    assert opened.ui.methodHelp.text == "Sharpens a class."
+
+
+def test_choosing_a_method_asks_for_it(opened: OpenPanel) -> None:
+    opened.ui.methodSelector.currentIndex = 1
+    assert opened.presenter.asked == [("set_method", "temperature")]
+
+
+def test_reset_is_offered_only_away_from_the_weights_own_setting(opened: OpenPanel) -> None:
+    assert not opened.ui.resetButton.enabled
+    opened.presenter.adjust(is_default=False)
+    assert opened.ui.resetButton.enabled
+
+
+def test_it_polls_only_while_there_is_work(opened: OpenPanel) -> None:
+    opened.wait(2)
+    assert opened.presenter.asked == []
+    opened.presenter.show(busy=True, stage="Running the network", fraction=0.4)
+    assert (opened.ui.progressBar.visible, opened.ui.progressBar.value) == (True, 40)
+    assert opened.ui.stageLabel.text == "Running the network"
+    assert opened.ui.cancelButton.enabled
+    assert not opened.ui.ctSelector.enabled
+    opened.wait(3)
+    assert opened.presenter.asked.count(("poll",)) >= 2
+    opened.presenter.show(busy=False)
+    opened.presenter.asked.clear()
+    opened.wait(2)
+    assert opened.presenter.asked == []
+    assert not opened.ui.progressBar.visible
+    assert opened.ui.ctSelector.enabled
+
+
+def test_what_goes_wrong_while_polling_is_said_once(opened: OpenPanel) -> None:
+    opened.presenter.fails["poll"] = OSError("disk full")
+    opened.host.expect_dialog("errorDisplay")
+    opened.presenter.show(busy=True)
+    opened.wait(4)
+    assert len(opened.host.dialogs) == 1
+    assert "disk full" in opened.host.dialogs[0][1]
+
+
+def test_a_refusal_is_shown_with_its_remedy(opened: OpenPanel) -> None:
+    opened.presenter.fails["set_ct"] = InputRefused("not_hu", "This is not in HU.", "Load the original CT.")
+    opened.host.expect_dialog("errorDisplay")
+    opened.ui.ctSelector.setCurrentNode(opened.ct())
+    text = opened.host.dialogs[0][1]
+    assert "This is not in HU." in text
+    assert "Load the original CT." in text
+
+
+def test_a_fault_is_shown_with_a_next_step(opened: OpenPanel) -> None:
+    opened.presenter.fails["reset_adjustment"] = KeyError("tau")
+    opened.host.expect_dialog("errorDisplay")
+    opened.presenter.adjust(is_default=False)
+    opened.ui.resetButton.click()
+    assert opened.host.dialogs[0][1].startswith("Resetting the adjustment failed: 'tau'")
+    assert "try again" in opened.host.dialogs[0][1]
+
+
+def test_a_signal_that_does_not_exist_is_an_error_and_not_a_dead_button(
+    opened: OpenPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from BoneDensityMedConvLib.qt_binding import connect
+
+    monkeypatch.setattr(proxy, "permissive_connect", True)
+    with pytest.raises(RuntimeError, match=r"resetButton has no signal pressed\(bool\)"):
+        connect(opened.ui.resetButton, "resetButton", "pressed(bool)", lambda: None)
+
+
+def _pretend_missing(monkeypatch: pytest.MonkeyPatch, installable: bool) -> list[str]:
+    """Say that PyTorch is missing until it is installed; returns the list that installing adds to."""
+    from BoneDensityMedConvLib import dependencies
+
+    installed: list[str] = []
+    problem = dependencies.Missing("torch", "PyTorch is not installed.", "Install the extension PyTorch.", installable)
+    monkeypatch.setattr(dependencies, "missing", lambda: [] if installed else [problem])
+    monkeypatch.setattr(dependencies, "_describe", lambda kind: problem)
+    monkeypatch.setattr(dependencies, "_install_torch", lambda: installed.append("torch"))
+    return installed
+
+
+def test_missing_torch_is_asked_about_and_installed(opened: OpenPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = _pretend_missing(monkeypatch, installable=True)
+    opened.host.expect_dialog("confirmOkCancelDisplay", answer=True)
+    opened.presenter.show(can_analyse=True)
+    opened.ui.analyseButton.click()
+    assert installed == ["torch"]
+    assert opened.presenter.asked == [("analyse",)]
+
+
+def test_nothing_is_installed_without_consent(opened: OpenPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = _pretend_missing(monkeypatch, installable=True)
+    opened.host.expect_dialog("confirmOkCancelDisplay", answer=False)
+    opened.presenter.show(can_analyse=True)
+    opened.ui.analyseButton.click()
+    assert installed == []
+    assert opened.presenter.asked == []
+
+
+def test_where_torch_cannot_be_installed_the_next_step_is_said(
+    opened: OpenPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend_missing(monkeypatch, installable=False)
+    opened.host.expect_dialog("errorDisplay")
+    opened.presenter.show(can_analyse=True)
+    opened.ui.analyseButton.click()
+    assert "Install the extension PyTorch." in opened.host.dialogs[0][1]
+    assert opened.presenter.asked == []

@@ -13,7 +13,11 @@ from scripts.console import SetupError, say
 PROGRESS_EVERY_S = 20.0
 COMMON = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
 
-NO_MATCH = re.compile(r"No matching distribution found for (\S+)")
+# Where pip works under a constraints file, it reports a version that nobody has as a conflict with the constraint.
+NO_MATCH = re.compile(
+    r"No matching distribution found for (\S+)"
+    r"|The conflict is caused by:\s+The user requested (\S+)\s+The user requested \(constraint\)"
+)
 CAUSES = (
     (
         re.compile(r"No space left on device", re.I),
@@ -78,12 +82,13 @@ def explain(output: str, doing: str, log: Path) -> PipFailure:
     """Turn pip's output into a cause and a next step."""
     match = NO_MATCH.search(output)
     # An index that could not be reached also ends in "no matching distribution", but then no version was seen at all.
-    unreachable = "connection broken by" in output and "(from versions: none)" in output
+    unreachable = "connection broken by" in output and not re.search(r"from versions: (?!none)", output)
     if match and not unreachable:
+        missing = match[1] or match[2]
         return PipFailure(
-            f"{doing} failed: the package index has no build of {match[1]} for this machine ({platform_words()}).",
+            f"{doing} failed: the package index has no build of {missing} for this machine ({platform_words()}).",
             f"Details: {log}",
-            missing=match[1],
+            missing=missing,
         )
     for pattern, cause, remedy in CAUSES:
         if pattern.search(output):

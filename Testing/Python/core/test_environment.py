@@ -158,6 +158,15 @@ def test_a_package_that_cannot_be_had_is_named_and_its_step_stays_open(tiny: Tin
             "has no build of torch==2.13.0+cpu",
             "torch==2.13.0+cpu",
         ),
+        (
+            "ERROR: Cannot install torch==2.13.0+cpu because these package versions have conflicting dependencies.\n"
+            "The conflict is caused by:\n"
+            "    The user requested torch==2.13.0+cpu\n"
+            "    The user requested (constraint) torch<=2.14.1\n"
+            "ERROR: ResolutionImpossible: for help visit",
+            "has no build of torch==2.13.0+cpu",
+            "torch==2.13.0+cpu",
+        ),
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full", ""),
         ("ERROR: [Errno 13] Permission denied: 'x'", "could not be written", ""),
         ("Collecting a\nERROR: something new\n[notice] a newer pip", "something new", ""),

@@ -133,7 +133,11 @@ def _from_files(ct: CTVolume, mask: L1Mask, repeats: int) -> dict[str, Any]:
         sitk.WriteImage(to_image(ct.array_zyx, ct.geometry), str(ct_path))
         sitk.WriteImage(to_image(mask.full_array_zyx(), ct.geometry), str(mask_path))
         command = [sys.executable, "-m", "medconv.bench", str(ct_path), str(mask_path)]
-        runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(max(1, min(repeats, 3)))]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        runs = [
+            json.loads(subprocess.check_output(command, text=True, env=environment))
+            for _ in range(max(1, min(repeats, 3)))
+        ]
     reading = statistics.median(run["read_s"] for run in runs)
     whole = statistics.median(run["whole_s"] for run in runs)
     return {
@@ -148,11 +152,8 @@ def _from_files(ct: CTVolume, mask: L1Mask, repeats: int) -> dict[str, Any]:
 
 
 def _measured_process(ct_path: Path, mask_path: Path) -> dict[str, float]:
-    import resource
-
     model = LoadedModel.load(None, "cpu")
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes on macOS, kilobytes elsewhere
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    before = _peak_mb()
     started = perf_counter()
     ct = volume_io.read_ct(ct_path)
     labels, geometry, owner = volume_io.read_labels(mask_path)
@@ -161,8 +162,18 @@ def _measured_process(ct_path: Path, mask_path: Path) -> dict[str, float]:
     del labels, owner
     pipeline.predict(ct, mask, model, notes=notes)
     ended = perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return {"read_s": read_at - started, "whole_s": ended - started, "peak_mb": peak - before}
+    return {"read_s": read_at - started, "whole_s": ended - started, "peak_mb": _peak_mb() - before}
+
+
+def _peak_mb() -> float:
+    """Peak resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss on Linux also counts what the process was before exec
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) / 1e3
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def _timed(action: Callable[[], Any], repeats: int) -> dict[str, float]:

@@ -70,14 +70,14 @@ class Environment:
             return
         say("Setting up .venv (only what is not there yet) ...")
         self.remove_half_installed()
-        # The core's lock holds torch's plain dependencies, so it comes first.
-        for name in missing:
-            self.install_set(name)
-            if name == "core" and torch_missing:
-                self.install_torch(cuda)
-                torch_missing = False
+        # torch follows the core, whose lock holds its plain dependencies, and comes before all that may be large.
+        if "core" in missing:
+            self.install_set("core")
         if torch_missing:
             self.install_torch(cuda)
+        for name in missing:
+            if name != "core":
+                self.install_set(name)
         if project_missing:
             self.install_project()
         say("Set-up finished.")

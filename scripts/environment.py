@@ -203,7 +203,7 @@ class Environment:
         self.record("torch", None)
         if not torch_build.acceptable(self.installed().get("torch"), cuda):
             free_gb = shutil.disk_usage(self.venv).free / 1e9
-            torch_build.install(self.pip, self.lock("core"), cuda, free_gb=free_gb)
+            torch_build.install(self.pip, self.root / "requirements", cuda, free_gb=free_gb)
         there = self.installed().get("torch")
         if there is None:
             raise SetupError("torch is not there although pip reported success.", f"Details: {self.log}")

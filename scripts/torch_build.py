@@ -17,7 +17,8 @@ from scripts.console import SetupError, say
 from scripts.pip_step import PipFailure
 
 VERSION = "2.13.0"
-CUDA_BUILD_GB = 8
+CUDA_BUILD_GB = 5  # torch and its CUDA libraries unpacked, measured: 4.6
+ROOM_FOR_IT_GB = 8  # while pip still holds the archives
 INDEX_VARIABLE = "MEDCONV_TORCH_INDEX"
 CHOICE_VARIABLE = "MEDCONV_TORCH"
 
@@ -53,7 +54,7 @@ def acceptable(installed: str | None, cuda: bool) -> bool:
 
 def install(
     pip: Pip,
-    constraints: Path,
+    locks: Path,
     cuda: bool,
     *,
     platform: str = sys.platform,
@@ -62,7 +63,7 @@ def install(
 ) -> None:
     """Install torch through `pip(arguments, doing)`.
 
-    constraints: lock file that pins torch's plain dependencies. free_gb: room on the disk that holds the environment.
+    locks: folder of the lock files, which hold the resolver to their versions. free_gb: room on the disk that holds the environment.
     Raises SetupError if no build can be had, or if the large one does not fit.
     """
     index = environment.get(INDEX_VARIABLE, "").strip()
@@ -80,15 +81,17 @@ def install(
                 raise
         announce_large_build(environment)
     else:
-        say(f"Installing torch for the NVIDIA GPU with its CUDA libraries (up to {CUDA_BUILD_GB} GB on disk) ...")
-    if free_gb < CUDA_BUILD_GB:
+        say(f"Installing torch for the NVIDIA GPU with its CUDA libraries (about {CUDA_BUILD_GB} GB on disk) ...")
+    if free_gb < ROOM_FOR_IT_GB:
         raise SetupError(
-            f"torch with its CUDA libraries needs about {CUDA_BUILD_GB} GB, and only {free_gb:.1f} GB are free here.",
+            f"torch with its CUDA libraries needs {ROOM_FOR_IT_GB} GB during its installation, and only {free_gb:.1f} GB are free here.",
             f"Free some space, or set {INDEX_VARIABLE} to the address that torch's install page shows for the CPU"
             f" build and {CHOICE_VARIABLE}=cpu, and run the same command again.",
         )
-    arguments = ["install", "--constraint", str(constraints), *extra, f"torch=={VERSION}"]
-    pip(arguments, "Installing torch with its CUDA libraries")
+    # An index of the person's own may have a build for another CUDA version, with other libraries.
+    pinned = ["core.txt"] if index else ["core.txt", "cuda.txt"]
+    constraints = [word for name in pinned for word in ("--constraint", str(locks / name))]
+    pip(["install", *constraints, *extra, f"torch=={VERSION}"], "Installing torch with its CUDA libraries")
 
 
 def announce_large_build(environment: Mapping[str, str]) -> None:
@@ -106,6 +109,6 @@ def announce_large_build(environment: Mapping[str, str]) -> None:
         f"The package indexes that pip knows here have no CPU build of torch {VERSION}"
         f" for Python {sys.version_info[0]}.{sys.version_info[1]}.\n"
         f"Taking the ordinary build instead: it works on a CPU too, but brings CUDA libraries that are not used then"
-        f" (about 3 GB to fetch, up to {CUDA_BUILD_GB} GB on disk).\n"
+        f" (about 2.5 GB to fetch, {CUDA_BUILD_GB} GB on disk).\n"
         f"To avoid that: press Ctrl+C, {advice}, and run the same command again."
     )

@@ -29,6 +29,12 @@ def test_no_lock_file_can_bring_a_torch_of_its_own(locked: dict[str, str]) -> No
     assert "torch" not in locked
 
 
+def test_the_cuda_libraries_are_pinned_apart_from_the_rest(repository: Path, locked: dict[str, str]) -> None:
+    pins = read_pins(repository / "requirements" / "cuda.txt", "linux")
+    assert {"nvidia-cublas", "triton"} <= set(pins)
+    assert not set(pins) & set(locked)
+
+
 def test_the_lock_files_are_complete(locked: dict[str, str]) -> None:
     """Every requirement of every locked package, as installed here, is locked too, in a version it accepts."""
     # timm_3d's own helpers for torchvision datasets and model hubs; the tests use neither.

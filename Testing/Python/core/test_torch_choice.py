@@ -69,7 +69,7 @@ NO_NETWORK = PipFailure("the package index could not be reached", "try again")
 
 
 def install_torch(pip: FakePip, cuda: bool = False, platform: str = "linux", free_gb: float = 99, **env: str) -> None:
-    torch_build.install(pip, Path("core.txt"), cuda, platform=platform, environment=env, free_gb=free_gb)
+    torch_build.install(pip, Path("requirements"), cuda, platform=platform, environment=env, free_gb=free_gb)
 
 
 def test_without_a_gpu_the_cpu_build_comes_without_its_dependencies() -> None:
@@ -81,7 +81,8 @@ def test_without_a_gpu_the_cpu_build_comes_without_its_dependencies() -> None:
 def test_with_a_gpu_the_cuda_build_comes_with_its_dependencies() -> None:
     pip = FakePip()
     install_torch(pip, cuda=True)
-    assert pip.calls == [["install", "--constraint", "core.txt", "torch==2.13.0"]]
+    core, libraries = str(Path("requirements/core.txt")), str(Path("requirements/cuda.txt"))
+    assert pip.calls == [["install", "--constraint", core, "--constraint", libraries, "torch==2.13.0"]]
 
 
 def test_the_large_build_is_announced_before_it_is_fetched(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +98,7 @@ def test_the_large_build_is_announced_before_it_is_fetched(capsys: pytest.Captur
     install_torch(pip)
     assert [call[-1] for call in pip.calls] == ["torch==2.13.0+cpu", "torch==2.13.0"]
     assert "--no-deps" not in pip.calls[1]
-    assert "up to 8 GB on disk" in said_before[0]
+    assert "5 GB on disk" in said_before[0]
     assert "MEDCONV_TORCH_INDEX" in said_before[0]
 
 

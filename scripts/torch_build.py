@@ -63,7 +63,8 @@ def install(
 ) -> None:
     """Install torch through `pip(arguments, doing)`.
 
-    locks: folder of the lock files, which hold the resolver to their versions. free_gb: room on the disk that holds the environment.
+    locks: folder of the lock files, which hold the resolver to their versions.
+    free_gb: room on the disk that holds the environment.
     Raises SetupError if no build can be had, or if the large one does not fit.
     """
     index = environment.get(INDEX_VARIABLE, "").strip()
@@ -84,7 +85,8 @@ def install(
         say(f"Installing torch for the NVIDIA GPU with its CUDA libraries (about {CUDA_BUILD_GB} GB on disk) ...")
     if free_gb < ROOM_FOR_IT_GB:
         raise SetupError(
-            f"torch with its CUDA libraries needs {ROOM_FOR_IT_GB} GB during its installation, and only {free_gb:.1f} GB are free here.",
+            f"torch with its CUDA libraries needs {ROOM_FOR_IT_GB} GB during its installation, and only"
+            f" {free_gb:.1f} GB are free here.",
             f"Free some space, or set {INDEX_VARIABLE} to the address that torch's install page shows for the CPU"
             f" build and {CHOICE_VARIABLE}=cpu, and run the same command again.",
         )

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-from BoneDensityMedConvLib.browser_panel import case_reading
+from BoneDensityMedConvLib.browser_panel import case_reading, page
 from BoneDensityMedConvLib.browser_panel.case_reading import CaseRequest, ReadCase
 from BoneDensityMedConvLib.browser_panel.image_views import PLANES, ImageViews, quiet_vtk
 from medconv.types import InputRefused, MedConvError
 
 POLL_INTERVAL_S = 0.1
+READING = "Reading the images…"
 _log = logging.getLogger(__name__)
 
 
@@ -48,11 +48,12 @@ class BrowserPanel:
         with quiet_vtk():
             self.views = ImageViews(self.server, self._slicer)
         node = self.scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "BoneDensityMedConv")
-        self.presenter = (presenter_factory or _default_presenter)(node)
+        self.presenter = (presenter_factory or self._default_presenter)(node)
         self.presenter.observe(self._redraw_soon)
-        self._init_state(title)
+        self._state.update(page.initial_state(title))
+        self._draw()
         self._bind_actions()
-        self._build_page(title)
+        page.build(self.server, PLANES)
         self.server.controller.on_server_ready.add(self._on_ready)
 
     def close(self) -> None:
@@ -62,36 +63,13 @@ class BrowserPanel:
         self.presenter.close()
         self.views.close()
 
+    def _default_presenter(self, node: Any) -> Any:
+        from BoneDensityMedConvLib import slice_views
+        from BoneDensityMedConvLib.presenter import Presenter
+
+        return Presenter(node, slice_logics=lambda: slice_views.collected_slice_logics(self._slicer.app_logic))
+
     # What the page shows
-
-    def _init_state(self, title: str) -> None:
-        self._state.update(
-            {
-                "trame__title": title,
-                "trame__template_error": _resource("ended.html"),
-                "ct_path": "",
-                "mask_path": "",
-                "label_map": "totalsegmentator",
-                "label_number": 31,
-                "label_maps": case_reading.LABEL_MAPS,
-                "series": "",
-                "series_list": [],
-                "loading": "",
-                "load_message": None,
-                "simulated_sample": "",
-                "case_open": True,
-            }
-        )
-        self._draw()
-
-    def _build_page(self, title: str) -> None:
-        from trame.ui.html import DivLayout
-        from trame.widgets import client
-
-        with DivLayout(self.server, classes="page") as layout:
-            client.Style(_resource("page.css"))
-            layout.root.add_child(_page_template())
-        self._state.title = title
 
     def _redraw_soon(self) -> None:
         """Draw once after the running action, however often the presenter reports a change."""
@@ -120,11 +98,13 @@ class BrowserPanel:
             "cancel": lambda: self.presenter.cancel(),
             "reset_adjustment": lambda: self.presenter.reset_adjustment(),
             "center_on_l1": self._center_on_l1,
-            "fit_views": self._fit_views,
+            "show_whole_ct": self.views.fit_planes,
         }.items():
             self.server.trigger(name)(self._safely(action))
-        self.server.trigger("load_sample")(lambda: self._start(self._load(case_reading.sample_request)))
-        self.server.trigger("load_files")(lambda: self._start(self._load(self._requested_case)))
+        self.server.trigger("load_sample")(
+            lambda: self._start(self._load(case_reading.sample_request, "Getting the sample CT…"))
+        )
+        self.server.trigger("load_files")(lambda: self._start(self._load(self._requested_case, READING)))
 
         for variable, setter in {
             "tau1": lambda value: self.presenter.set_tau1(float(value)),
@@ -170,11 +150,10 @@ class BrowserPanel:
         self._redraw_soon()
 
     def _center_on_l1(self) -> None:
-        self.presenter.center_on_l1()
+        if self.presenter.view_model()["segment_name"]:
+            self.presenter.center_on_l1()
+        self.views.frame_three_d()
         self.views.render()
-
-    def _fit_views(self) -> None:
-        self.views.reset()
 
     def _start(self, work: Awaitable[None]) -> None:
         async def guarded() -> None:
@@ -190,7 +169,7 @@ class BrowserPanel:
     def _on_ready(self, **_: Any) -> None:
         if self._first_case is not None:
             request = self._first_case
-            self._start(self._load(lambda: request))
+            self._start(self._load(lambda: request, READING))
 
     # Loading
 
@@ -200,12 +179,12 @@ class BrowserPanel:
             state.ct_path, state.mask_path, state.label_map, state.label_number, state.series
         )
 
-    async def _load(self, make_request: Callable[[], CaseRequest]) -> None:
+    async def _load(self, make_request: Callable[[], CaseRequest], stage: str) -> None:
         """Read a case in a thread, then put it into the scene in place of the one before."""
         if self._state.loading or self.presenter.view_model()["busy"]:
             return
         with self._state:
-            self._state.update({"loading": "Reading the images…", "load_message": None})
+            self._state.update({"loading": stage, "load_message": None})
         try:
             request = await self._loop.run_in_executor(None, make_request)
             self._show_case(await self._loop.run_in_executor(None, case_reading.read_case, request))
@@ -222,8 +201,9 @@ class BrowserPanel:
     def _show_case(self, case: ReadCase) -> None:
         from BoneDensityMedConvLib import segments
 
-        old_nodes = self._case_nodes
+        self._remove_case()
         ct = segments.add_ct(self.scene, case.ct, case.name)
+        ct.SetName(case.name)  # MRML would number the names of cases that are loaded one after the other
         self._case_nodes = [ct]
         # The CT first: the views draw in the order of adding, and a mask that was there before would hide the CT.
         self.views.show(ct)
@@ -233,34 +213,22 @@ class BrowserPanel:
             self._case_nodes.append(segmentation)
         self.presenter.set_ct(ct)
         self.presenter.set_segmentation(segmentation, segment_id)
-        for node in old_nodes:
-            _remove(self.scene, node)
-        self.views.reset()
-        if segmentation is not None:
-            self._center_on_l1()
+        self.views.fit_planes()
+        self._center_on_l1()
         self._state.update({"series_list": [], "series": "", "case_open": case.l1 is None})
         if case.note:
             self._state.load_message = {"severity": "info", "text": case.note, "remedy": ""}
 
-
-def _remove(scene: Any, node: Any) -> None:
-    """Take a node and the nodes that only serve to display it out of the scene."""
-    displays = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
-    scene.RemoveNode(node)
-    for display in displays:
-        if display is not None:
-            scene.RemoveNode(display)
-
-
-def _page_template() -> str:
-    """The Vue template of the page: plain HTML, with one figure for each plane."""
-    plane = _resource("plane.html")
-    figures = [plane.replace("@@PLANE@@", name).replace("@@NAME@@", name.capitalize()) for name in PLANES]
-    return _resource("page.html").replace("@@PLANES@@", "".join(figures))
-
-
-def _resource(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+    def _remove_case(self) -> None:
+        """Take the CT, its segmentation and the nodes that only serve to display them out of the scene."""
+        self.views.show(None)
+        self.presenter.set_segmentation(None, "")
+        self.presenter.set_ct(None)
+        for node in self._case_nodes:
+            displays = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
+            for one in [node, *filter(None, displays)]:
+                self.scene.RemoveNode(one)
+        self._case_nodes = []
 
 
 def error_message(error: Exception) -> dict[str, str]:
@@ -273,9 +241,3 @@ def error_message(error: Exception) -> dict[str, str]:
         "text": f"Something unforeseen went wrong: {error}",
         "remedy": "Try again; the details are in the terminal that the panel was started from.",
     }
-
-
-def _default_presenter(node: Any) -> Any:
-    from BoneDensityMedConvLib.presenter import Presenter
-
-    return Presenter(node)

@@ -17,7 +17,7 @@ LABEL_MAPS = (
 
 @dataclass(frozen=True)
 class CaseRequest:
-    """Which files to load. `label` None: the mask holds L1 alone. `note` stands on the page if the CT is simulated."""
+    """Which files to load. `label` None: the mask holds L1 alone. `note` is told when they are loaded."""
 
     ct_path: Path
     mask_path: Path | None = None
@@ -25,11 +25,12 @@ class CaseRequest:
     series: str | None = None
     name: str = ""
     is_simulated: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class ReadCase:
-    """A CT and, if a mask was given, L1 on its grid; `note` says what reading the mask had to do to it."""
+    """A CT and, if a mask was given, L1 on its grid; `note` is worth telling the person."""
 
     ct: CTVolume
     l1: L1Mask | None
@@ -58,7 +59,12 @@ def sample_request() -> CaseRequest:
 
     sample = obtain_sample()
     return CaseRequest(
-        sample.ct_path, sample.mask_path, sample.label, name=sample.title, is_simulated=sample.is_simulated
+        sample.ct_path,
+        sample.mask_path,
+        sample.label,
+        name=sample.title,
+        is_simulated=sample.is_simulated,
+        note=sample.reason,
     )
 
 
@@ -75,7 +81,8 @@ def read_case(request: CaseRequest) -> ReadCase:
     if request.mask_path is not None:
         labels, geometry, _owner = read_labels(request.mask_path)
         mask, notes = l1_mask.from_labels(labels, geometry, request.label, ct.geometry, request.mask_path.name)
-    return ReadCase(ct, mask, request.name or ct.source, " ".join(note.message for note in notes))
+    told = [request.note, *(note.message for note in notes)]
+    return ReadCase(ct, mask, request.name or ct.source, " ".join(text for text in told if text))
 
 
 def series_choices(folder: Path) -> list[dict[str, str]]:

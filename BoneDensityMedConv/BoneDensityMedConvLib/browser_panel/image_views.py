@@ -14,8 +14,10 @@ PLANES = {
 }
 THREE_D = "three_d"
 
+STILL_QUALITY = 90  # trame-rca's own; PNG ignores it, but equal values spare a second drawing of every image
+
 _RAS_LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))
-IMAGE_QUALITY = 90  # JPEG; the same while moving and at rest, so that each change is rendered once
+THREE_D_AZIMUTH_DEG, THREE_D_ELEVATION_DEG, THREE_D_CLOSER = 35.0, 20.0, 1.5
 
 
 def patient_side(direction_ras: Sequence[float]) -> str:
@@ -68,8 +70,9 @@ class ImageViews:
             server,
             slice_view_ui_f=_nothing_over_the_image,
             three_d_view_ui_f=_nothing_over_the_image,
-            rca_encoder=RcaImageEncoder.JPEG,
-            interactive_quality=IMAGE_QUALITY,
+            # Without loss: JPEG would smear the mask's thin outline, and a reader should see the pixels as they are.
+            rca_encoder=RcaImageEncoder.PNG,
+            interactive_quality=STILL_QUALITY,
             blur_fps=30.0,
         )
         self.planes: dict[str, Any] = {}
@@ -81,6 +84,7 @@ class ImageViews:
             ViewLayoutDefinition.threed_view(name=THREE_D, background_color="#000000")
         )
         self._manager.set_current_view_ids([*PLANES, THREE_D])
+        self.planes["sagittal"].set_visible_in_3d(True)
 
     def slice_node(self, plane: str) -> Any:
         """The plane's `vtkMRMLSliceNode`."""
@@ -91,10 +95,21 @@ class ImageViews:
         for view in self.planes.values():
             view.set_background_volume_id(volume.GetID() if volume else None)
 
-    def reset(self) -> None:
-        """Fit the three planes to the CT and look at the 3D view from the front."""
-        for view in (*self.planes.values(), self.three_d):
+    def fit_planes(self) -> None:
+        """Show the whole CT in the three planes."""
+        for view in self.planes.values():
             view.reset_view()
+
+    def frame_three_d(self) -> None:
+        """Look at what 3D shows from the front, the patient's left and above, so that body and arch are seen."""
+        self.three_d.reset_view()
+        camera = self.three_d.get_camera_node().GetCamera()
+        camera.Azimuth(THREE_D_AZIMUTH_DEG)
+        camera.Elevation(THREE_D_ELEVATION_DEG)
+        camera.OrthogonalizeViewUp()
+        camera.Dolly(THREE_D_CLOSER)
+        self.three_d.renderer().ResetCameraClippingRange()
+        self.three_d.schedule_render()
 
     def render(self) -> None:
         """Draw all four views soon."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -93,10 +94,16 @@ def open_panel(chromium: Any) -> Iterator[Callable[..., PageDriver]]:
 
 
 @pytest.fixture(scope="module")
-def scripted_page(chromium: Any, scripted_panel: PanelProcess) -> Iterator[PageDriver]:
-    """One page on the scripted panel, for all tests of a module."""
+def watch_pages(chromium: Any) -> Iterator[Callable[..., PageDriver]]:
+    """As `open_panel`, for a page that all tests of a module share."""
     with watched_pages(chromium) as open_page:
-        yield open_page(scripted_panel)
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def scripted_page(watch_pages: Callable[..., PageDriver], scripted_panel: PanelProcess) -> PageDriver:
+    """One page on the scripted panel, for all tests of a module."""
+    return watch_pages(scripted_panel)
 
 
 @pytest.fixture
@@ -122,3 +129,21 @@ def scripted_panel(phantom_files: tuple[Path, Path]) -> Iterator[PanelProcess]:
     panel = PanelProcess([str(Path(__file__).with_name("scripted_panel.py")), ct, mask, "31"])
     yield panel
     panel.close()
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a manifest and random weights: what the panel shows doesn't depend on how good they are."""
+    import torch
+    from core.conftest import untrained_card
+
+    from medconv.network import build_network
+    from medconv.weights import save_weights
+
+    folder = tmp_path_factory.mktemp("weights")
+    card = untrained_card()
+    torch.manual_seed(0)
+    state = {name: tensor.numpy() for name, tensor in build_network(card.architecture).state_dict().items()}
+    card = save_weights(folder / card.file, state, card)
+    (folder / "manifest.json").write_text(json.dumps({"models": [card.to_json()]}))
+    return folder

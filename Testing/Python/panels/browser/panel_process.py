@@ -25,14 +25,13 @@ class PanelProcess:
     def __init__(
         self, command: Sequence[str], timeout_s: float = 60.0, environment: dict[str, str] | None = None
     ) -> None:
-        paths = [str(ROOT / "BoneDensityMedConv"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         self.process = subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), **(environment or {})},
+            env=self.environment(environment or {}),
             start_new_session=True,
         )
         self.lines: list[str] = []
@@ -41,6 +40,12 @@ class PanelProcess:
         for stream, lines in ((self.process.stdout, self.lines), (self.process.stderr, self.errors)):
             threading.Thread(target=self._collect, args=(stream, lines), daemon=True).start()
         self.url = self._address(timeout_s)
+
+    @staticmethod
+    def environment(changes: dict[str, str]) -> dict[str, str]:
+        """This process's environment with the project and these tests on the path."""
+        paths = [str(ROOT / "BoneDensityMedConv"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), **changes}
 
     @property
     def port(self) -> int:

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scripted_presenter import ScriptedPresenter
+
 from BoneDensityMedConvLib.browser_panel import create_app
 from BoneDensityMedConvLib.browser_panel.case_reading import CaseRequest
 from BoneDensityMedConvLib.browser_panel.serving import serve_until_stopped
-from scripted_presenter import ScriptedPresenter
 
 
 class TalkingPresenter(ScriptedPresenter):

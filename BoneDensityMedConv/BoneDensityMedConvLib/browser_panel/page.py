@@ -1,0 +1,44 @@
+"""The page: its Vue template, its look, and the state that belongs to the page alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from BoneDensityMedConvLib.browser_panel.case_reading import LABEL_MAPS
+
+
+def initial_state(title: str) -> dict[str, Any]:
+    """What the page knows besides the presenter's view model (`view`) and the planes' positions."""
+    return {
+        "trame__title": title,
+        "trame__template_error": _resource("ended.html"),
+        "title": title,
+        "ct_path": "",
+        "mask_path": "",
+        "label_map": LABEL_MAPS[0]["id"],
+        "label_number": 31,
+        "label_maps": LABEL_MAPS,
+        "series": "",
+        "series_list": [],
+        "loading": "",
+        "load_message": None,
+        "case_open": True,
+    }
+
+
+def build(server: Any, planes: Iterable[str]) -> None:
+    """Make the page of a trame server, with one figure for each plane and one for 3D."""
+    from trame.ui.html import DivLayout
+    from trame.widgets import client
+
+    plane = _resource("plane.html")
+    figures = [plane.replace("@@PLANE@@", name).replace("@@NAME@@", name.capitalize()) for name in planes]
+    with DivLayout(server, classes="page") as layout:
+        client.Style(_resource("page.css"))
+        layout.root.add_child(_resource("page.html").replace("@@PLANES@@", "".join(figures)))
+
+
+def _resource(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")

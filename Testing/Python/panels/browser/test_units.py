@@ -1,0 +1,157 @@
+"""What the panel's parts do without a browser."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import vtk
+
+from BoneDensityMedConvLib.browser_panel import create_app, run_browser_panel
+from BoneDensityMedConvLib.browser_panel.app import error_message
+from BoneDensityMedConvLib.browser_panel.case_reading import (
+    CaseRequest,
+    path_as_typed,
+    read_case,
+    request_from_form,
+)
+from BoneDensityMedConvLib.browser_panel.image_views import edge_letters, patient_side
+from BoneDensityMedConvLib.browser_panel.serving import is_local_request
+from medconv.types import InputRefused, UsageError
+
+
+@pytest.mark.parametrize(
+    ("direction", "letter"),
+    [
+        ((1, 0, 0), "R"),
+        ((-1, 0.2, 0), "L"),
+        ((0, 1, 0), "A"),
+        ((0.5, -0.8, 0), "P"),
+        ((0, 0, 1), "S"),
+        ((0, 0, -1), "I"),
+    ],
+)
+def test_a_direction_in_ras_points_to_the_right_side_of_the_patient(direction, letter):
+    assert patient_side(direction) == letter
+
+
+@pytest.mark.parametrize(
+    ("orientation", "letters"),
+    [
+        # Radiological convention, as Slicer shows it: the patient's right is on the left of the screen.
+        ("Axial", {"left": "R", "right": "L", "top": "A", "bottom": "P"}),
+        ("Coronal", {"left": "R", "right": "L", "top": "S", "bottom": "I"}),
+        ("Sagittal", {"left": "A", "right": "P", "top": "S", "bottom": "I"}),
+    ],
+)
+def test_the_edges_of_each_plane_have_the_letters_of_radiology(orientation, letters):
+    import slicer
+
+    scene = slicer.vtkMRMLScene()
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    node = scene.AddNewNodeByClass("vtkMRMLSliceNode")
+    node.SetOrientation(orientation)
+    assert edge_letters(node.GetSliceToRAS()) == letters
+
+
+def test_letters_follow_a_view_that_was_turned():
+    to_ras = vtk.vtkMatrix4x4()  # x to the patient's right, y to anterior: seen from above
+    assert edge_letters(to_ras) == {"left": "L", "right": "R", "top": "A", "bottom": "P"}
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "allowed"),
+    [
+        ("127.0.0.1:8080", None, True),
+        ("localhost:8080", "http://localhost:8080", True),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080", True),
+        ("panel.attacker.example:8080", None, False),
+        ("127.0.0.1:8080", "http://attacker.example", False),
+        ("127.0.0.1:8080", "http://127.0.0.1:9999", False),
+        ("127.0.0.1:8080", "null", False),
+        ("127.0.0.1:9999", None, False),
+        ("", None, False),
+    ],
+)
+def test_only_this_server_s_own_pages_are_answered(host, origin, allowed):
+    assert is_local_request(host, origin, 8080) is allowed
+
+
+def test_another_machine_s_address_is_refused():
+    with pytest.raises(UsageError, match=r"can't be served at '0\.0\.0\.0'"):
+        run_browser_panel(None, None, None, host="0.0.0.0", open_browser=False)
+
+
+def test_a_path_is_understood_with_quotes_spaces_and_a_home_folder():
+    assert path_as_typed('  "/data/my ct.nii.gz" ') == Path("/data/my ct.nii.gz")
+    assert path_as_typed("~/ct.nii.gz") == Path.home() / "ct.nii.gz"
+
+
+def test_the_form_gives_the_label_of_the_chosen_numbering():
+    assert request_from_form("/ct", "/mask", "totalsegmentator", 7, "").label == 31
+    assert request_from_form("/ct", "/mask", "verse", 7, "").label == 20
+    assert request_from_form("/ct", "/mask", "other", 7, "") == CaseRequest(Path("/ct"), Path("/mask"), 7)
+
+
+@pytest.mark.parametrize("number", ["", None, 0, -1, 2.5, True])
+def test_the_form_refuses_a_label_that_is_no_whole_number(number):
+    with pytest.raises(UsageError, match="L1's number"):
+        request_from_form("/ct", "/mask", "other", number, "")
+
+
+def test_the_form_refuses_to_go_on_without_a_ct():
+    with pytest.raises(UsageError, match="No CT was given"):
+        request_from_form("  ", "", "totalsegmentator", 31, "")
+
+
+def test_a_foreseen_error_shows_cause_and_remedy_and_an_unforeseen_one_no_traceback(caplog):
+    foreseen = error_message(InputRefused("code", "The cause.", "The remedy."))
+    assert foreseen == {"severity": "error", "text": "The cause.", "remedy": "The remedy."}
+    unforeseen = error_message(RuntimeError("boom"))
+    assert unforeseen["text"] == "Something unforeseen went wrong: boom"
+    assert "Traceback" not in str(unforeseen)
+    assert "boom" in caplog.text
+
+
+def test_a_mask_on_another_grid_is_resampled_and_that_is_told(phantom_files, tmp_path):
+    import SimpleITK as sitk
+
+    ct, mask = phantom_files
+    coarse = sitk.Resample(
+        sitk.ReadImage(str(mask)),
+        [80, 80, 55],
+        sitk.Transform(),
+        sitk.sitkNearestNeighbor,
+        (-79.0, -79.0, -54.0),
+        (2, 2, 2),
+    )
+    sitk.WriteImage(coarse, str(tmp_path / "coarse.nii.gz"))
+    assert "resampled" in read_case(CaseRequest(ct, tmp_path / "coarse.nii.gz", 31)).note
+    assert read_case(CaseRequest(ct, mask, 31)).note == ""
+
+
+def test_a_second_case_leaves_nothing_of_the_first_in_the_scene(phantom_files):
+    from scripted_presenter import ScriptedPresenter
+
+    async def load_three_times() -> list[tuple[int, ...]]:
+        panel = create_app(presenter=ScriptedPresenter)
+        case = read_case(CaseRequest(*phantom_files, 31))
+        counts = []
+        for _ in range(3):
+            panel._show_case(case)
+            kinds = (
+                "vtkMRMLScalarVolumeNode",
+                "vtkMRMLSegmentationNode",
+                "vtkMRMLScalarVolumeDisplayNode",
+                "vtkMRMLSegmentationDisplayNode",
+            )
+            counts.append(
+                (*(panel.scene.GetNumberOfNodesByClass(kind) for kind in kinds), panel.scene.GetNumberOfNodes())
+            )
+        panel.close()
+        return counts
+
+    counts = asyncio.run(load_three_times())
+    assert counts[0][:4] == (1, 1, 1, 1)
+    assert counts[1] == counts[0] == counts[2]

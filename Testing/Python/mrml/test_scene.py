@@ -252,7 +252,7 @@ def test_the_modality_is_found_in_the_subject_hierarchy(headless):
 class Database:
     """Slicer's DICOM database, as far as it is asked."""
 
-    isOpen = True  # noqa: N815
+    isOpen = True
 
     def instanceValue(self, instance, tag):
         assert instance == "1.2.3"

@@ -10,11 +10,10 @@ from medconv.simulate.patient import draw_patient
 from medconv.simulate.rendering import PixelGrid, interpolation, render_ct, upsample
 from medconv.simulate.scan import Scan, draw_scan
 from medconv.simulate.soft_tissue import sample_soft_tissue
-from medconv.simulate.spine import BoneField, CoarseGrid, place_spine, rotation, sample_bone
+from medconv.simulate.spine import BoneField, CoarseGrid, bounds, place_spine, rotation, sample_bone
 from medconv.types import BoolArray, CTVolume, FloatArray, L1Case
 
 COARSE_STEP_MM = 1.75
-BOX_LOW_MM, BOX_HIGH_MM = np.array([-54.0, -32.0, -49.0]), np.array([54.0, 76.0, 43.0])
 NEIGHBOURS = ("T12", "L1", "L2")
 POSE_SD_DEG = (7.0, 3.5, 4.0)  # about x (kyphosis), y (scoliosis), z (turning on the table)
 
@@ -31,10 +30,12 @@ def simulate_l1_case(
     scan: Scan | None = None,
     t_score: float | None = None,
     perfect_mask: bool = False,
+    margin_mm: float = 7.0,
 ) -> tuple[L1Case, dict[str, float | str]]:
     """L1 with its neighbours at the scan's own grid, and every hidden variable.
 
     seed: an integer, or a generator to draw from. scan: drawn at random if None. t_score: fixes the T-score.
+    perfect_mask: without a segmenter's errors. margin_mm: what is shown around L1; masked crops need little.
     The same arguments give the same voxels.
     """
     rng = np.random.default_rng(seed)
@@ -42,14 +43,16 @@ def simulate_l1_case(
     drawn = draw_scan(rng)
     scan = scan or drawn
     pose = rotation(*(sd * float(v) for sd, v in zip(POSE_SD_DEG, rng.standard_normal(3), strict=True)))
-    grid = CoarseGrid.covering(BOX_LOW_MM, BOX_HIGH_MM, COARSE_STEP_MM)
     spine = place_spine(patient, pose, NEIGHBOURS)
+    low, high = bounds(spine[NEIGHBOURS.index("L1")], margin_mm)
+    edge = np.array([2.0, 2.0, 2.0 + 2.0 * scan.slice_thickness_mm])
+    grid = CoarseGrid.covering(low - edge, high + edge, COARSE_STEP_MM)
     bone = sample_bone(grid, spine, patient, scan, rng)
     soft = sample_soft_tissue(grid, spine, scan, rng, with_organs=False)
-    shift = rng.uniform(-0.5, 0.5, 3)  # voxels: where the grid happens to lie
     spacing = np.array([scan.in_plane_spacing_mm, scan.in_plane_spacing_mm, scan.slice_increment_mm])
-    inset = spacing + scan.slice_thickness_mm / 2.0
-    pixels = PixelGrid.covering(BOX_LOW_MM + inset + shift * spacing, BOX_HIGH_MM - inset + shift * spacing, scan)
+    shift = rng.uniform(-0.5, 0.5, 3) * spacing  # where the grid happens to lie
+    low, high = _extent(bone, np.maximum(margin_mm, 2.5 * spacing + 1.5))
+    pixels = PixelGrid.covering(low + shift, high + shift, scan)
     hu = render_ct(bone, soft, pixels, scan, rng)
     mask = _true_mask(bone, pixels) if perfect_mask else _segmented_mask(bone, pixels, rng)
     geometry = pixels.geometry(scan)
@@ -66,6 +69,15 @@ def as_case(ct: CTVolume, mask_zyx: BoolArray) -> L1Case:
     touches = any(i.min() == 0 or i.max() == n - 1 for i, n in zip(found, mask_zyx.shape, strict=True))
     volume = len(found[0]) * ct.geometry.voxel_volume_ml
     return L1Case(ct, mask_zyx, (float(x), float(y), float(z)), volume, bool(touches))
+
+
+def _extent(bone: BoneField, margin_mm: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Corners of the box that holds L1 with a margin along x, y and z, mm."""
+    found = np.nonzero(bone.l1_distance_mm < 0.0)
+    axes = (bone.grid.x_mm, bone.grid.y_mm, bone.grid.z_mm)
+    low = [float(axis[i.min()]) for axis, i in zip(axes, found[::-1], strict=True)]
+    high = [float(axis[i.max()]) for axis, i in zip(axes, found[::-1], strict=True)]
+    return np.array(low) - margin_mm, np.array(high) + margin_mm
 
 
 def _true_mask(bone: BoneField, pixels: PixelGrid) -> BoolArray:

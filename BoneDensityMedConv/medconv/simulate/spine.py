@@ -25,6 +25,7 @@ LABELS = {"T11": 33, "T12": 32, "L1": 31, "L2": 30, "L3": 29, "L4": 28, "L5": 27
 LEVELS = tuple(LABELS)
 TILT_STEP_DEG = {"T11": 3.0, "T12": 2.5, "L1": 0.0, "L2": -3.0, "L3": -6.0, "L4": -8.0, "L5": -12.0}  # lordosis
 FAR_MM = 40.0
+SOFT_EDGE_MM = 4.0  # how far from its surface a vertebra still matters
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def sample_bone(
     relative = np.ones(shape, np.float32)
     owner = np.zeros(shape, np.uint8)
     for placed in spine:
-        part = _part_around(grid, placed)
+        part = grid.part(*bounds(placed, SOFT_EDGE_MM))
         if any(cut.stop <= cut.start for cut in part):
             continue
         own, own_shell, own_relative = _one_vertebra(grid, part, placed, patient)
@@ -146,7 +147,8 @@ def _one_vertebra(
     shell = (patient.shell_body_mm + in_arch * (patient.shell_arch_mm - patient.shell_body_mm)) * (1.0 - vein)
     # Denser towards the endplates and in the arch; mean over the middle half of the body is 1.
     ends = np.minimum((2.0 * z / placed.shape.height) ** 2, 1.0)
-    relative = (1.0 + 0.12 * (ends - 0.1) * (1.0 - in_arch) + 0.15 * in_arch) * (1.0 - 0.5 * vein)
+    body_relative = 1.0 + 0.12 * (ends - 0.1) + placed.shape.sclerosis * ends**5
+    relative = (body_relative + in_arch * (1.25 - body_relative)) * (1.0 - 0.5 * vein)
     return distance.astype(np.float32), shell.astype(np.float32), relative.astype(np.float32)
 
 
@@ -160,16 +162,16 @@ def _texture(shape: tuple[int, int, int], grid: CoarseGrid, patient: Patient, rn
     return np.asarray(field * np.float32(patient.texture_sd_hu / float(field.std())), np.float32)
 
 
-def _part_around(grid: CoarseGrid, placed: PlacedVertebra) -> tuple[slice, slice, slice]:
-    """The grid's box that can hold the vertebra, with a margin for its soft edge."""
+def bounds(placed: PlacedVertebra, margin_mm: float) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper corner (LPS mm) of a box that holds the vertebra with a margin around."""
     s = placed.shape
-    back = s.depth / 2 + s.canal_depth + s.spinous_length + 6.0
-    side = 0.33 * s.width + s.transverse_length + 8.0
-    low = np.array([-side, -s.depth / 2 - 3.0, -0.95 * s.height - 0.3 * s.height])
+    back = s.depth / 2.0 + s.canal_depth + s.spinous_length + 4.0
+    side = 0.33 * s.width + s.transverse_length + 5.0
+    low = np.array([-side, -0.58 * s.depth, -1.15 * s.height])
     high = np.array([side, back, 0.95 * s.height])
     corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
     turned = placed.rotation @ corners + placed.center[:, None]
-    return grid.part(turned.min(axis=1) - 2.0, turned.max(axis=1) + 2.0)
+    return turned.min(axis=1) - margin_mm, turned.max(axis=1) + margin_mm
 
 
 def _step(patient: Patient, turns: Mapping[str, FloatArray], upper: str, lower: str) -> FloatArray:

@@ -31,7 +31,8 @@ DISC_BELOW_MM: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class VertebraShape:
-    """A vertebra's form. Lengths in mm; `waist` and `osteophyte` are fractions of the body's radius."""
+    """A vertebra's form. Lengths in mm; `waist` and `osteophyte` are fractions of the body's radius,
+    `sclerosis` by how much the bone under the endplates is denser than the core."""
 
     height: float = 26.5
     depth: float = 32.5
@@ -39,6 +40,7 @@ class VertebraShape:
     wedge: float = 1.0
     waist: float = 0.08
     osteophyte: float = 0.0
+    sclerosis: float = 0.0
     endplate_concavity: float = 1.6
     canal_depth: float = 16.5
     spinous_length: float = 24.0
@@ -57,6 +59,7 @@ class VertebraShape:
             wedge=self.wedge - (2.0 if level in ("L4", "L5") else 0.0),
             waist=self.waist,
             osteophyte=self.osteophyte,
+            sclerosis=self.sclerosis,
             endplate_concavity=self.endplate_concavity,
             canal_depth=self.canal_depth,
             spinous_length=self.spinous_length,
@@ -72,8 +75,8 @@ def draw_shape(rng: np.random.Generator, size_scale: float) -> VertebraShape:
     slender = 1.0 + 0.02 * float(normal[0])  # width against depth at the same cross-section
     return VertebraShape(
         height=float(np.clip(26.5 + 1.6 * normal[1], 21.0, 30.5)),
-        depth=32.3 * size_scale / slender,
-        width=44.0 * size_scale * slender,
+        depth=33.0 * size_scale / slender,
+        width=45.0 * size_scale * slender,
         wedge=float(1.2 + 1.2 * normal[2]),
         waist=float(np.clip(0.08 + 0.025 * normal[3], 0.02, 0.15)),
         osteophyte=float(np.clip(0.05 * normal[4], 0.0, 0.16)),
@@ -83,6 +86,7 @@ def draw_shape(rng: np.random.Generator, size_scale: float) -> VertebraShape:
         spinous_drop=float(7.0 + 2.0 * normal[8]),
         transverse_length=float(np.clip(18.0 + 3.0 * normal[9], 11.0, 26.0)),
         asymmetry=float(0.02 * normal[10]),
+        sclerosis=float(np.clip(0.35 * normal[11], 0.0, 0.9)),
     )
 
 

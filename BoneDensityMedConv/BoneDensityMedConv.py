@@ -2,8 +2,8 @@
 
 import slicer
 from BoneDensityMedConvLib import self_test
-from BoneDensityMedConvLib.waiting import wait_for_result
 from BoneDensityMedConvLib.resources import resource_path
+from BoneDensityMedConvLib.waiting import wait_for_result
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -78,7 +78,6 @@ class BoneDensityMedConvWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.logic = BoneDensityMedConvLogic()
         self.panel = QtPanel(self.ui, self.logic.presenter)
         scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneReplaced)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneReplaced)
 
@@ -95,10 +94,8 @@ class BoneDensityMedConvWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.logic.presenter.set_parameter_node(self.logic.getParameterNode())
         self.logic.offerOnlyCandidates()
 
-    def onSceneStartClose(self, _caller, _event):
-        self.logic.presenter.cancel()
-
     def onSceneReplaced(self, _caller, _event):
+        """The scene was closed or loaded; the presenter has stopped its work and now gets the scene's own node."""
         self.logic.presenter.set_parameter_node(self.logic.getParameterNode())
 
 

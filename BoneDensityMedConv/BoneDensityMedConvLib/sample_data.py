@@ -12,6 +12,7 @@ CATEGORY = "BoneDensityMedConv"
 REAL_CASE = "Abdominal CT with L1"
 SIMULATED_CASE = "Simulated lumbar CT"
 SIMULATED_SEED = 1
+SIMULATED_SCAN = {"in_plane_spacing_mm": 1.2, "slice_thickness_mm": 2.5}  # coarse, to be ready in seconds
 L1_LABEL = 31
 
 # A fixed commit of TotalSegmentator's repository (Apache-2.0); the masks are that program's output, not an expert's.
@@ -88,7 +89,7 @@ def load_simulated_case(_source: Any = None) -> tuple[Any, Any]:
     from BoneDensityMedConvLib import segments
 
     with slicer.util.tryWithErrorDisplay(f"“{SIMULATED_CASE}” could not be made.", waitCursor=True):
-        made = simulate_lumbar_ct(SIMULATED_SEED)
+        made = simulate_lumbar_ct(SIMULATED_SEED, **SIMULATED_SCAN)
         ct = segments.add_ct(slicer.mrmlScene, made.ct, SIMULATED_CASE)
         mask = l1_mask.from_array(made.labels_zyx == L1_LABEL, made.ct.geometry, made.ct.geometry, SIMULATED_CASE)
         segmentation, _ = segments.add_l1(slicer.mrmlScene, mask, ct)

@@ -15,7 +15,6 @@ import slicer
 from BoneDensityMedConvLib.waiting import wait_for_result
 
 SEED = 7
-L1_LABEL = 31
 TIMEOUT_S = 300.0
 
 
@@ -30,7 +29,14 @@ class Scenario:
     assertIsNotNone: Any
 
     def setUp(self) -> None:
+        """An empty scene. Raises MissingRequirement where PyTorch or the weights are not there."""
+        from medconv import weights
+
+        from BoneDensityMedConvLib import dependencies
+
         slicer.mrmlScene.Clear()
+        dependencies.require()
+        weights.default_model()
 
     def test_1_a_ct_is_analysed_and_tau_moves_the_probabilities(self) -> None:
         """CT and label map in, class out; a slider in the panel shifts the log odds by what the method states."""
@@ -123,7 +129,7 @@ def _scene_with_l1() -> tuple[Any, Any, str]:
 
     from BoneDensityMedConvLib import sample_data, segments
 
-    made = simulate_lumbar_ct(SEED)
+    made = simulate_lumbar_ct(SEED, **sample_data.SIMULATED_SCAN)
     ct = segments.add_ct(slicer.mrmlScene, made.ct, "Self-test CT")
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Self-test labels")
     labels.CopyOrientation(ct)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import slicer
+import vtk
 from PySide6 import QtCore, QtWidgets
 
 from panels.slicer_host.interface import HostRefusal, Interface, UnknownName, interface
@@ -58,6 +59,12 @@ class LayoutManager(_Judged):
 
     def sliceWidget(self, name: str) -> SliceWidget:
         return self._widgets[name]
+
+    def mrmlSliceLogics(self) -> Any:
+        logics = vtk.vtkCollection()
+        for widget in self._widgets.values():
+            logics.AddItem(widget.sliceLogic())
+        return logics
 
     def setLayout(self, layout: int) -> None:
         if not isinstance(layout, int):

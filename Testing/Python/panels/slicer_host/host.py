@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,7 @@ class SlicerHost:
         for name in [n for n in sys.modules if n.split(".")[0] in PROJECT_PACKAGES]:
             self._modules_before[name] = sys.modules.pop(name)
         self._make_scene()
+        self._put_python_slicer_on_the_path()
         self._install("qt", qt_modules.make_qt())
         self._install("ctk", qt_modules.make_ctk())
         self._install("slicer.i18n", _module("slicer.i18n", tr=lambda text: text, translate=lambda _context, text: text))
@@ -64,6 +67,7 @@ class SlicerHost:
             self._set(slicer.util, name, self._question(name))
         self._set(slicer.util, "childWidgetVariables", child_widget_variables)
         self._set(slicer.util, "getModuleWidget", lambda name: self._widgets[name])
+        self._set(slicer.util, "tryWithErrorDisplay", try_with_error_display)
         self._set(slicer.util, "saveScene", save_scene)
         self._set(slicer.util, "loadScene", load_scene)
 
@@ -86,6 +90,8 @@ class SlicerHost:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
+        os.environ["PATH"] = self._path_before
+        self._bin.cleanup()
         proxy.slot_errors.raise_first()
         if self._answers:
             raise AssertionError(f"announced dialogs that never came: {self._answers}")
@@ -152,6 +158,15 @@ class SlicerHost:
         self._set(slicer, "modules", modules)
         self._set(slicer, "app", application.Application(application_logic))
 
+    def _put_python_slicer_on_the_path(self) -> None:
+        """`PythonSlicer` is how code in Slicer starts a Python process; here it is the Python of the tests."""
+        self._bin = tempfile.TemporaryDirectory(prefix="slicer-host-")
+        launcher = Path(self._bin.name) / "PythonSlicer"
+        launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+        launcher.chmod(0o755)
+        self._path_before = os.environ["PATH"]
+        os.environ["PATH"] = os.pathsep.join([self._bin.name, self._path_before])
+
     def _install(self, name: str, module: types.ModuleType) -> None:
         self._modules_before.setdefault(name, sys.modules.get(name, _ABSENT))
         sys.modules[name] = module
@@ -192,6 +207,17 @@ def child_widget_variables(widget: proxy.Proxy) -> Any:
         if child.objectName() and not child.objectName().startswith("qt_"):
             setattr(ui, child.objectName(), proxy.wrap(child))
     return ui
+
+
+@contextmanager
+def try_with_error_display(message: str | None = None, show: bool = True, waitCursor: bool = False) -> Iterator[None]:
+    """Shows what went wrong inside, and lets it go on."""
+    try:
+        yield
+    except Exception as error:
+        if show:
+            slicer.util.errorDisplay(f"{message}\n\n{error}" if message else str(error))
+        raise
 
 
 def save_scene(filename: str, properties: Any = None) -> bool:

@@ -56,6 +56,8 @@ def what_is_missing(chosen: Any) -> str:
             return str(entry["reason"])
     if chosen.ct is None:
         return "Choose a CT."
+    if chosen.ct.IsA("vtkMRMLLabelMapVolumeNode"):
+        return f"'{ct_name(chosen)}' is a label map; choose the CT."
     if chosen.segmentation is None:
         return "Choose a segmentation that holds L1."
     segment = segment_of(chosen)

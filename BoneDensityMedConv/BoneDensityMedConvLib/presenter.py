@@ -19,8 +19,9 @@ from BoneDensityMedConvLib import (
 )
 from BoneDensityMedConvLib.analysis_run import AnalysisRun, Finished
 from BoneDensityMedConvLib.analysis_worker import AnalysisWorker
+from BoneDensityMedConvLib.model_choice import ModelChoice
 from BoneDensityMedConvLib.observation import Observations, content_events
-from medconv import RESEARCH_USE_ONLY, pipeline, weights
+from medconv import RESEARCH_USE_ONLY, pipeline
 from medconv.config import ModelCard
 from medconv.types import Adjustment, Cancelled, InputRefused, MedConvError, UsageError
 
@@ -50,7 +51,7 @@ class Presenter:
         self._observed: tuple[Any, Any] = (None, None)
         self._writing = False
         self._message: dict[str, str] | None = None
-        self._cards: dict[str, ModelCard | MedConvError] = {}
+        self._models = ModelChoice()
         self.parameters: Any = None
         self.set_parameter_node(parameter_node)
 
@@ -68,13 +69,12 @@ class Presenter:
             self._on_node.remove()
             self.parameters = wrapped
             self._on_node.add(self._node, [vtk.vtkCommand.ModifiedEvent], self._modified)
-            opened = self._node.GetScene()
-            events = slicer.vtkMRMLScene
-            self._on_node.add(opened, [events.NodeRemovedEvent, events.EndImportEvent], self._scene_changed)
+            opened, events = self._node.GetScene(), slicer.vtkMRMLScene
+            changes = [events.NodeRemovedEvent, events.EndImportEvent, events.EndCloseEvent]
+            self._on_node.add(opened, changes, self._scene_changed)
             self._on_node.add(opened, [events.StartCloseEvent], self._run.stop)
-            self._on_node.add(opened, [events.EndCloseEvent], self._scene_changed)
             self._message = None
-        self._cards.clear()
+        self._models.forget()
         self._look_again()
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class Presenter:
         if self._run.busy:
             return
         self._message = None
-        self._cards.clear()
+        self._models.forget()
         hint = self._hint()
         if hint:
             self._say("error", "The analysis can't start yet.", hint)
@@ -176,9 +176,10 @@ class Presenter:
 
     def view_model(self) -> dict[str, Any]:
         """All that a panel shows; keys as in docs/decisions/0002."""
-        chosen, card, hint = self.parameters, self._card(), self._hint()
+        chosen, run = self.parameters, self._run
+        card = self._models.in_use(chosen)
         adjustment = adjustment_choice.current(chosen, card) if card else None
-        busy = self._run.busy
+        hint = self._hint()
         return {
             "research_use": RESEARCH_USE_ONLY,
             "demonstration": pipeline.SIMULATED_NOTE if card and card.simulated_only else "",
@@ -187,11 +188,11 @@ class Presenter:
             "segmenter": chosen.segmenter,
             "ct_name": inputs.ct_name(chosen),
             "segment_name": inputs.segment_name(chosen),
-            "can_analyse": not busy and not hint,
+            "can_analyse": not run.busy and not hint,
             "hint": hint,
-            "busy": busy,
-            "stage": self._run.stage if busy else "",
-            "fraction": self._run.fraction if busy else 0.0,
+            "busy": run.busy,
+            "stage": run.stage if run.busy else "",
+            "fraction": run.fraction if run.busy else 0.0,
             "message": self._message,
             "adjustment": view_model.adjustment_view(adjustment, card),
             "result": stored_result.view(chosen, adjustment),
@@ -218,35 +219,16 @@ class Presenter:
 
     def _hint(self) -> str:
         """What is missing before Analyse may be pressed, or ""."""
-        missing = inputs.what_is_missing(self.parameters)
-        if missing:
-            return missing
-        card = self._chosen_card()
-        return str(card) if isinstance(card, MedConvError) else ""
-
-    def _chosen_card(self) -> ModelCard | MedConvError:
-        name = self.parameters.weights
-        if name not in self._cards:
-            try:
-                self._cards[name] = weights.find_model(name or None)[0]
-            except MedConvError as error:
-                self._cards[name] = error
-        return self._cards[name]
-
-    def _card(self) -> ModelCard | None:
-        """The weights that the sliders belong to: the result's, as saved with it, else the chosen ones."""
-        if self.parameters.resultJson:
-            return stored_result.card(self.parameters)
-        chosen = self._chosen_card()
-        return chosen if isinstance(chosen, ModelCard) else None
+        return inputs.what_is_missing(self.parameters) or self._models.problem(self.parameters)
 
     def _adjust(self, choose: Callable[[ModelCard], Adjustment]) -> None:
-        card = self._card()
+        card = self._models.in_use(self.parameters)
         if card is None:
             return
         try:
             wanted = choose(card)
             if wanted != adjustment_choice.current(self.parameters, card):
+                self._message = None
                 self._write(look=False, **adjustment_choice.fields(wanted, card))
         except UsageError as error:
             self._say("warning", error.message, error.remedy)

@@ -139,6 +139,11 @@ def test_automatic_segmentation_is_listed_with_the_reason_why_not(ready):
     assert ready.view_model()["can_analyse"]
 
 
+def test_a_label_map_is_not_taken_for_the_ct(ready, headless):
+    ready.set_ct(headless.add("vtkMRMLLabelMapVolumeNode", "Labels"))
+    assert ready.view_model()["hint"] == "'Labels' is a label map; choose the CT."
+
+
 def test_simulated_weights_and_simulated_ct_are_said(ready, loaded):
     assert ready.view_model()["research_use"].startswith("Research use only.")
     assert ready.view_model()["demonstration"] == "Trained on simulated CT: demonstration only."
@@ -330,6 +335,8 @@ def test_temperature_moves_both_taus_and_never_to_zero(answered):
     model = answered.view_model()
     assert model["message"]["severity"] == "warning"
     assert model["adjustment"]["tau2"] == 0.5
+    answered.set_tau2(0.6)
+    assert answered.view_model()["message"] is None
 
 
 def test_the_class_follows_the_probabilities(answered, worker):

@@ -1,9 +1,6 @@
 """BoneDensityMedConv in 3D Slicer: module, panel, logic and self-test. The work is done in BoneDensityMedConvLib."""
 
 import slicer
-from BoneDensityMedConvLib import self_test
-from BoneDensityMedConvLib.resources import resource_path
-from BoneDensityMedConvLib.waiting import wait_for_result
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -14,10 +11,14 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from BoneDensityMedConvLib import self_test
+from BoneDensityMedConvLib.resources import resource_path
+from BoneDensityMedConvLib.waiting import wait_for_result
+
 HELP = """
-<p>Reads bone density off a CT that was made for another reason: the first lumbar vertebra (L1) is shown in three planes,
-its spongy bone is measured in Hounsfield units, and the MedConv network estimates the WHO class of the T-score
-(normal, osteopenia, osteoporosis) with its probabilities.</p>
+<p>Reads bone density off a CT that was made for another reason: the first lumbar vertebra (L1) is shown in three
+planes, its spongy bone is measured in Hounsfield units, and the MedConv network estimates the WHO class of the
+T-score (normal, osteopenia, osteoporosis) with its probabilities.</p>
 <p><b>Research use only. Not a medical device. Not to rule out low bone density.</b></p>
 <p>Choose a CT, choose the segment that holds L1, press Analyse. Everything is computed on this computer; nothing is
 sent anywhere. Sample data: Sample Data module, section BoneDensityMedConv.</p>

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import slicer
+
 from medconv.types import MedConvError
 
 NEXT_STEP_AFTER_A_FAULT = (
@@ -41,7 +42,7 @@ def shows_errors(action: str) -> Callable[[Callable[[Any], None]], Callable[...,
             except MedConvError as error:
                 logging.exception("%s: %s", action, error.code)
                 slicer.util.errorDisplay(f"{action} is not possible.\n\n{error.message}\n\n{error.remedy}")
-            except Exception as error:  # noqa: BLE001  the last place where a person can still be told
+            except Exception as error:  # the last place where a person can still be told
                 logging.exception(action)
                 slicer.util.errorDisplay(
                     f"{action} failed: {error}\n\n{NEXT_STEP_AFTER_A_FAULT}", detailedText=_details(error)

@@ -16,4 +16,4 @@ def resource_path(name: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise FileNotFoundError(f"The extension is incomplete: {name} is neither {places[0]} nor {places[1]}. Reinstall it.")
+    raise FileNotFoundError(f"The extension is incomplete: neither {places[0]} nor {places[1]} is there. Reinstall it.")

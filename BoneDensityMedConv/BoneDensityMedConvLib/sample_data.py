@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import slicer
 
 from BoneDensityMedConvLib.resources import resource_path
 
+if TYPE_CHECKING:
+    from medconv.simulate import SimulatedCase
+
 CATEGORY = "BoneDensityMedConv"
 REAL_CASE = "Abdominal CT with L1"
 SIMULATED_CASE = "Simulated lumbar CT"
 SIMULATED_SEED = 1
-SIMULATED_SCAN = {"in_plane_spacing_mm": 1.2, "slice_thickness_mm": 2.5}  # coarse, to be ready in seconds
 L1_LABEL = 31
 
 # A fixed commit of TotalSegmentator's repository (Apache-2.0); the masks are that program's output, not an expert's.
@@ -83,18 +85,23 @@ def load_real_case(_source: Any = None) -> tuple[Any, Any]:
 
 def load_simulated_case(_source: Any = None) -> tuple[Any, Any]:
     """Compute a lumbar CT with known bone density and its L1 mask; returns the CT and the segmentation node."""
-    from medconv import l1_mask
-    from medconv.simulate import simulate_lumbar_ct
-
     from BoneDensityMedConvLib import segments
+    from medconv import l1_mask
 
     with slicer.util.tryWithErrorDisplay(f"“{SIMULATED_CASE}” could not be made.", waitCursor=True):
-        made = simulate_lumbar_ct(SIMULATED_SEED, **SIMULATED_SCAN)
+        made = simulated_case(SIMULATED_SEED)
         ct = segments.add_ct(slicer.mrmlScene, made.ct, SIMULATED_CASE)
         mask = l1_mask.from_array(made.labels_zyx == L1_LABEL, made.ct.geometry, made.ct.geometry, SIMULATED_CASE)
         segmentation, _ = segments.add_l1(slicer.mrmlScene, mask, ct)
         slicer.util.setSliceViewerLayers(background=ct, fit=True)
     return ct, segmentation
+
+
+def simulated_case(seed: int) -> SimulatedCase:
+    """A simulated lumbar CT with voxels coarse enough to be ready in seconds."""
+    from medconv.simulate import simulate_lumbar_ct
+
+    return simulate_lumbar_ct(seed, in_plane_spacing_mm=1.2, slice_thickness_mm=2.5)
 
 
 def name_vertebrae(segmentation: Any) -> None:

@@ -30,9 +30,8 @@ class Scenario:
 
     def setUp(self) -> None:
         """An empty scene. Raises MissingRequirement where PyTorch or the weights are not there."""
-        from medconv import weights
-
         from BoneDensityMedConvLib import dependencies
+        from medconv import weights
 
         slicer.mrmlScene.Clear()
         dependencies.require()
@@ -125,11 +124,9 @@ def _module_widget() -> Any:
 
 def _scene_with_l1() -> tuple[Any, Any, str]:
     """A simulated CT, and its label map imported as a segmentation by Slicer's own logic. Returns the segment's id."""
-    from medconv.simulate import simulate_lumbar_ct
-
     from BoneDensityMedConvLib import sample_data, segments
 
-    made = simulate_lumbar_ct(SEED, **sample_data.SIMULATED_SCAN)
+    made = sample_data.simulated_case(SEED)
     ct = segments.add_ct(slicer.mrmlScene, made.ct, "Self-test CT")
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Self-test labels")
     labels.CopyOrientation(ct)

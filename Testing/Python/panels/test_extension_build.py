@@ -19,8 +19,8 @@ SLICER_CONFIG = """
 set(Slicer_USE_FILE "${CMAKE_CURRENT_LIST_DIR}/UseSlicer.cmake")
 set(Slicer_EXTENSION_GENERATE_CONFIG "${CMAKE_CURRENT_LIST_DIR}/Nothing.cmake")
 set(Slicer_EXTENSION_CPACK "${CMAKE_CURRENT_LIST_DIR}/Pack.cmake")
-set(Slicer_QTSCRIPTEDMODULES_LIB_DIR "%s")
-""" % SCRIPTED_MODULES  # noqa: UP031  braces and percent signs belong to CMake
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR "@FOLDER@")
+""".replace("@FOLDER@", SCRIPTED_MODULES)
 USE_SLICER = """
 set(BUILD_TESTING ON)
 macro(slicerMacroBuildScriptedModule)
@@ -86,8 +86,9 @@ def configured(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_cmake_puts_resources_and_weights_beside_the_module(configured: Path, repository: Path) -> None:
     installed = configured / SCRIPTED_MODULES
-    for name in ("BoneDensityMedConv.py", "Resources/UI/BoneDensityMedConv.ui", "Resources/Icons/BoneDensityMedConv.png",
-                 "model_weights/manifest.json", "medconv/worker.py", "medconv/result.schema.json"):  # fmt: skip
+    names = """BoneDensityMedConv.py Resources/UI/BoneDensityMedConv.ui Resources/Icons/BoneDensityMedConv.png
+        model_weights/manifest.json medconv/worker.py medconv/result.schema.json"""
+    for name in names.split():
         assert (installed / name).is_file(), name
     assert not (installed / "Resources" / "Screenshots").exists()
     # A .py beside the module would be taken for a module of its own.

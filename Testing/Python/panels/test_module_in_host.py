@@ -76,6 +76,7 @@ def simulated() -> Any:
 def case(opened: OpenModule, simulated: Any) -> tuple[Any, Any]:
     """The simulated CT and its L1 in the scene."""
     import slicer
+
     from BoneDensityMedConvLib import segments
     from medconv import l1_mask
 
@@ -259,9 +260,9 @@ def test_a_failed_download_says_what_else_to_do(opened: OpenModule) -> None:
 def test_the_simulated_sample_needs_no_network(
     opened: OpenModule, simulated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medconv.simulate
+    from BoneDensityMedConvLib import sample_data
 
-    monkeypatch.setattr(medconv.simulate, "simulate_lumbar_ct", lambda seed, **scan: simulated)
+    monkeypatch.setattr(sample_data, "simulated_case", lambda seed: simulated)
     ct, segmentation = opened.host.sample_data.press("Simulated lumbar CT")
     opened.choose(ct, segmentation)
     assert opened.ui.simulatedLabel.visible
@@ -271,9 +272,9 @@ def test_the_simulated_sample_needs_no_network(
 def test_the_self_test_that_runs_inside_slicer_passes_here(
     opened: OpenModule, simulated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medconv.simulate
+    from BoneDensityMedConvLib import sample_data
 
-    monkeypatch.setattr(medconv.simulate, "simulate_lumbar_ct", lambda seed, **scan: simulated)
+    monkeypatch.setattr(sample_data, "simulated_case", lambda seed: simulated)
     test: unittest.TestCase = opened.module.BoneDensityMedConvTest()
     test.runTest()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from medconv.types import InputRefused
 from panels.scripted_presenter import RESULT, ScriptedPresenter
 from panels.slicer_host import proxy
 from panels.slicer_host.host import SlicerHost
+
+from medconv.types import InputRefused
 
 
 class OpenPanel:
@@ -17,6 +18,7 @@ class OpenPanel:
     def __init__(self, host: SlicerHost) -> None:
         import slicer
         import slicer.util
+
         from BoneDensityMedConvLib.qt_panel import QtPanel
         from BoneDensityMedConvLib.resources import resource_path
 

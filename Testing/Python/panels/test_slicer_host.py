@@ -17,7 +17,8 @@ UI = """<?xml version="1.0" encoding="UTF-8"?><ui version="4.0"><class>Panel</cl
 <item><widget class="QPushButton" name="button"/></item>
 <item><widget class="QProgressBar" name="bar"/></item>
 <item><widget class="QComboBox" name="box"/></item>
-<item><widget class="ctkSliderWidget" name="slider"><property name="maximum"><double>2.0</double></property></widget></item>
+<item><widget class="ctkSliderWidget" name="slider">
+<property name="maximum"><double>2.0</double></property></widget></item>
 <item><widget class="qMRMLNodeComboBox" name="nodes"><property name="nodeTypes"><stringlist notr="true">
 <string>vtkMRMLScalarVolumeNode</string></stringlist></property></widget></item>
 <item><widget class="qMRMLSegmentSelectorWidget" name="segments"/></item>
@@ -197,9 +198,7 @@ def test_the_application_has_only_its_real_names(slicer_host: SlicerHost) -> Non
      ('class="QProgressBar"', 'class="QProgressBra"', "QProgressBra"),
      ("<double>2.0</double>", "<number>2</number>", "is double")],
 )  # fmt: skip
-def test_a_wrong_ui_file_is_refused(
-    slicer_host: SlicerHost, tmp_path: Path, old: str, new: str, message: str
-) -> None:
+def test_a_wrong_ui_file_is_refused(slicer_host: SlicerHost, tmp_path: Path, old: str, new: str, message: str) -> None:
     import slicer.util
 
     assert old in UI

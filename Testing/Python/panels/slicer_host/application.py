@@ -7,10 +7,9 @@ from typing import Any
 
 import slicer
 import vtk
-from PySide6 import QtCore, QtWidgets
-
 from panels.slicer_host.interface import HostRefusal, Interface, UnknownName, interface
 from panels.slicer_host.proxy import slot_errors
+from PySide6 import QtCore, QtWidgets
 
 PLANES = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
 

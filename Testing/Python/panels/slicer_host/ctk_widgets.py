@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-
 HEADER_HEIGHT = 26
 UNLIMITED_HEIGHT = 16777215  # Qt's QWIDGETSIZE_MAX
 

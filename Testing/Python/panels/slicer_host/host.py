@@ -15,8 +15,6 @@ from typing import Any
 
 import slicer
 import slicer.util
-from PySide6 import QtWidgets
-
 from panels.slicer_host import (
     application,
     parameter_node_wrapper,
@@ -27,6 +25,7 @@ from panels.slicer_host import (
 )
 from panels.slicer_host.interface import HostRefusal, python_names
 from panels.slicer_host.mrml_widgets import QMRMLWidget
+from PySide6 import QtWidgets
 
 PROJECT_PACKAGES = ("BoneDensityMedConv", "BoneDensityMedConvLib")
 
@@ -56,7 +55,8 @@ class SlicerHost:
         self._put_python_slicer_on_the_path()
         self._install("qt", qt_modules.make_qt())
         self._install("ctk", qt_modules.make_ctk())
-        self._install("slicer.i18n", _module("slicer.i18n", tr=lambda text: text, translate=lambda _context, text: text))
+        translations = {"tr": lambda text: text, "translate": lambda _context, text: text}
+        self._install("slicer.i18n", _module("slicer.i18n", **translations))
         self._install("slicer.packaging", _module("slicer.packaging"))
         self._install("slicer.ScriptedLoadableModule", scripted_module.make_module())
         self._install("slicer.parameterNodeWrapper", parameter_node_wrapper.make_module())
@@ -150,7 +150,8 @@ class SlicerHost:
         application_logic = slicer.vtkSlicerApplicationLogic()
         application_logic.SetMRMLScene(scene)
         modules = types.SimpleNamespace()
-        for name, kind in (("volumes", "vtkSlicerVolumesLogic"), ("segmentations", "vtkSlicerSegmentationsModuleLogic")):
+        kinds = {"volumes": "vtkSlicerVolumesLogic", "segmentations": "vtkSlicerSegmentationsModuleLogic"}
+        for name, kind in kinds.items():
             logic = getattr(slicer, kind)()
             logic.SetMRMLApplicationLogic(application_logic)
             logic.SetMRMLScene(scene)
@@ -179,8 +180,12 @@ class SlicerHost:
         setattr(owner, name, value)
 
     def _message(self, function: str) -> Callable[..., Any]:
-        def show(text: str, windowTitle: Any = None, parent: Any = None, standardButtons: Any = None, **more: Any) -> Any:
-            unknown = set(more) - {"detailedText", "informativeText", "dontShowAgainSettingsKey", "icon"}
+        def show(text: str, windowTitle: Any = None, parent: Any = None, **more: Any) -> Any:
+            unknown = (
+                set(more)
+                - {"standardButtons"}
+                - {"detailedText", "informativeText", "dontShowAgainSettingsKey", "icon"}
+            )
             if unknown:
                 raise HostRefusal(f"a message box has no {sorted(unknown)}")
             return self._answer(function, text)

@@ -7,7 +7,6 @@ from typing import Any
 from PySide6 import QtCore, QtWidgets
 
 
-
 class QMRMLWidget(QtWidgets.QWidget):
     """A widget that hands the scene on."""
 
@@ -88,9 +87,9 @@ class QMRMLNodeComboBox(QtWidgets.QWidget):
         for kind in self._options["nodeTypes"] if self._scene is not None else ():
             for index in range(self._scene.GetNumberOfNodesByClass(kind)):
                 node = self._scene.GetNthNodeByClass(index, kind)
-                if self._options["showChildNodeTypes"] or node.GetClassName() == kind:
-                    if self._options["showHidden"] or not node.GetHideFromEditors():
-                        nodes[node.GetID()] = node
+                of_kind = self._options["showChildNodeTypes"] or node.GetClassName() == kind
+                if of_kind and (self._options["showHidden"] or not node.GetHideFromEditors()):
+                    nodes[node.GetID()] = node
         return list(nodes.values())
 
     def _fill(self) -> None:
@@ -144,9 +143,7 @@ class QMRMLNodeComboBox(QtWidgets.QWidget):
 
 
 def _option(kind: Any, name: str) -> Any:
-    return QtCore.Property(
-        kind, lambda self: self._options[name], lambda self, value: self._set_option(name, value)
-    )
+    return QtCore.Property(kind, lambda self: self._options[name], lambda self, value: self._set_option(name, value))
 
 
 for _name in ("noneEnabled", "showChildNodeTypes", "showHidden", "addEnabled", "removeEnabled", "renameEnabled",

@@ -10,9 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from PySide6 import QtCore, QtWidgets
-
 from panels.slicer_host.interface import HostRefusal, Interface, UnknownName, UnknownSignal, WrongType
+from PySide6 import QtCore, QtWidgets
 
 
 class SlotErrors:
@@ -157,8 +156,6 @@ def _signal(wrapped: QtCore.QObject, signature: str, name: str) -> Any:
     signal_name, _, types = signature.rstrip(")").partition("(")
     signal = getattr(wrapped, signal_name)
     return signal if not types else signal[{"int": int, "bool": bool, "QString": str, "double": float}[types]]
-
-
 
 
 def _unwrap(value: Any) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from PySide6 import QtCore, QtGui
-
 from panels.slicer_host import ui_loader
 from panels.slicer_host.interface import HostRefusal, UnknownName
 from panels.slicer_host.proxy import Proxy, wrap
+from PySide6 import QtCore, QtGui
 
 
 class _StrictModule(types.ModuleType):

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from PySide6 import QtCore, QtWidgets
-
 from panels.slicer_host.mrml_widgets import QMRMLNodeComboBox, QMRMLWidget
+from PySide6 import QtCore, QtWidgets
 
 
 class QMRMLSegmentSelectorWidget(QMRMLWidget):

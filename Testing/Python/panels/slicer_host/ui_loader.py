@@ -11,13 +11,12 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from PySide6 import QtCore, QtUiTools, QtWidgets
-
 from panels.slicer_host.ctk_widgets import CtkCollapsibleButton, CtkSliderWidget
 from panels.slicer_host.interface import HostRefusal, WrongType, interface_of_ui_class
 from panels.slicer_host.mrml_widgets import QMRMLNodeComboBox, QMRMLWidget
 from panels.slicer_host.proxy import Proxy, check_type, wrap
 from panels.slicer_host.segment_selector import QMRMLSegmentSelectorWidget
+from PySide6 import QtCore, QtUiTools, QtWidgets
 
 EMULATED = {
     "ctkCollapsibleButton": CtkCollapsibleButton,

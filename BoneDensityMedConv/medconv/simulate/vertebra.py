@@ -100,7 +100,7 @@ def body_distance(x: Array, y: Array, z: Array, shape: VertebraShape) -> Array:
     y_wall = y + 0.08 * shape.depth * np.exp(-((x / 10.0) ** 2)) * np.clip(y / b, 0.0, 1.0)
     rho = (np.abs(x / a) ** 2.5 + np.abs(y_wall / b) ** 2.5) ** 0.4
     radius = np.hypot(x, y_wall)
-    side = radius - radius / np.maximum(rho, 1e-3)
+    side = np.where(rho > 1e-3, radius - radius / np.maximum(rho, 1e-3), -b)  # on the axis itself: the short radius
     plate = half + shape.wedge / 2.0 * y / b - shape.endplate_concavity * np.clip(1.0 - rho**2, -0.1, 1.0)
     return smooth_maximum(side, np.abs(z) - plate, 2.5)
 

@@ -48,6 +48,7 @@ class DemonstrationSettings:
     test_cases: int = 3000
     seed: int = 20240
     threads: int = 2
+    resamples: int = 300
     train: TrainSettings = field(default_factory=lambda: TrainSettings(Architecture(width=16)))
     preprocessing: Preprocessing = PREPROCESSING
     cohort: CohortModel = field(default_factory=CohortModel)
@@ -76,12 +77,12 @@ def run_demonstration(settings: DemonstrationSettings, run: Path, crops: Path, o
     draft = weights.save_weights(file, half_precision(trained.state), card)
     network = weights.load_network(draft, file)
     on_validation = evaluation.evaluate_network(
-        network_logits(network, validation), reading, choice.adjustment, validation
+        network_logits(network, validation), reading, choice.adjustment, validation, settings.resamples
     )
 
     test = cached_crops(crops, settings.request("test"), settings.test_cases)
     logits = network_logits(network, test)
-    on_test = evaluation.evaluate_network(logits, reading, choice.adjustment, test)
+    on_test = evaluation.evaluate_network(logits, reading, choice.adjustment, test, settings.resamples)
     answers = reading.probabilities(logits, choice.adjustment)
     report: dict[str, Any] = {
         "settings": asdict(settings),
@@ -91,7 +92,7 @@ def run_demonstration(settings: DemonstrationSettings, run: Path, crops: Path, o
         "ceiling": asdict(settings.cohort.bayes_ceiling()),
         "validation": on_validation,
         "test": on_test,
-        "readers_on_test": evaluation.compare_readers(answers, training, test, settings.cohort),
+        "readers_on_test": evaluation.compare_readers(answers, training, test, settings.cohort, settings.resamples),
     }
     (run / "evaluation.json").write_text(json.dumps(report, indent=1), "utf-8")
     card = weights.save_weights(
@@ -107,9 +108,9 @@ def half_precision(state: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
     arrays = {}
     for name, tensor in state.items():
         array = tensor.detach().contiguous().numpy()
-        arrays[name] = array.astype(np.float16) if array.dtype.kind == "f" else array
-        if not np.isfinite(arrays[name]).all():
+        if array.dtype.kind == "f" and not np.abs(array).max() <= np.finfo(np.float16).max:
             raise ValueError(f"{name} does not fit into half precision")
+        arrays[name] = array.astype(np.float16) if array.dtype.kind == "f" else array
     return arrays
 
 

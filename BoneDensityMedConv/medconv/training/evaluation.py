@@ -24,21 +24,23 @@ from medconv.types import Adjustment, FloatArray
 
 
 def evaluate_network(
-    logits: FloatArray, reading: LogitReading, adjustment: Adjustment, cases: CropSet
+    logits: FloatArray, reading: LogitReading, adjustment: Adjustment, cases: CropSet, resamples: int
 ) -> dict[str, Any]:
     """The network's figures on one split, with the confusion matrix (rows: truth) and calibration."""
     probabilities = reading.probabilities(logits, adjustment)
     return {
         "cases": len(cases),
         "cases_by_class": {str(c): int(np.sum(cases.classes == i)) for i, c in enumerate(CLASS_ORDER)},
-        "metrics": evaluate(cases.classes, probabilities),
+        "metrics": evaluate(cases.classes, probabilities, resamples),
         "confusion": confusion_matrix(cases.classes, probabilities.argmax(axis=1), labels=CLASSES).tolist(),
         "ece_at_cohort_prior": calibration(cases.classes, reading, logits),
         "ece_as_shown": expected_calibration_error(cases.classes, probabilities),
     }
 
 
-def compare_readers(network: FloatArray, training: CropSet, test: CropSet, cohort: CohortModel) -> dict[str, Any]:
+def compare_readers(
+    network: FloatArray, training: CropSet, test: CropSet, cohort: CohortModel, resamples: int
+) -> dict[str, Any]:
     """HU-only readers (fitted on the training set) and the ideal reader of z, with paired differences to the network.
 
     network: the network's adjusted probabilities on the test set. All readers answer class-balanced.
@@ -61,10 +63,14 @@ def compare_readers(network: FloatArray, training: CropSet, test: CropSet, cohor
     result: dict[str, Any] = {}
     for name, probabilities in readers.items():
         result[name] = {
-            "metrics": evaluate(test.classes, probabilities),
+            "metrics": evaluate(test.classes, probabilities, resamples),
             "network_minus_reader": {
-                "balanced_accuracy": paired_difference(balanced_accuracy, test.classes, network, probabilities),
-                "osteoporosis_auc": paired_difference(osteoporosis_auc, test.classes, network, probabilities),
+                "balanced_accuracy": paired_difference(
+                    balanced_accuracy, test.classes, network, probabilities, resamples
+                ),
+                "osteoporosis_auc": paired_difference(
+                    osteoporosis_auc, test.classes, network, probabilities, resamples
+                ),
             },
         }
     return result

@@ -1,0 +1,337 @@
+"""Training against independent oracles: hand-worked losses, scikit-learn, and a run that is killed and goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, log_loss, recall_score, roc_auc_score
+
+from medconv import weights
+from medconv.config import CLASS_ORDER, Architecture, Preprocessing
+from medconv.simulate import CohortModel
+from medconv.training import baseline, choose, crops, loop, metrics
+from medconv.training.crops import CropRequest, CropSet, cached_crops, simulate_crop
+from medconv.training.loss import BalancedCrossEntropy, logit_adjusted_cross_entropy
+from medconv.types import Adjustment, TScoreClass
+
+SMALL = Preprocessing(size_xyz=(24, 24, 20), spacing_mm=4.0)
+PRIOR = (0.5, 0.4, 0.1)
+
+
+def toy_set(count: int, seed: int, preprocessing: Preprocessing = SMALL) -> CropSet:
+    """Crops whose brightness tells the class, without simulation: enough to see whether a loop learns."""
+    rng = np.random.default_rng(seed)
+    classes = rng.choice(3, count, p=PRIOR)
+    x, y, z = preprocessing.size_xyz
+    level = np.array([200.0, 120.0, 50.0])[classes]
+    noise = rng.normal(0.0, 10.0, (count, 1, z, y, x))
+    values = np.clip(level[:, None, None, None, None] + noise, 0, 255)
+    values[:, :, :4] = 0  # an edge, so that shifts show
+    numbers = np.zeros(count)
+    return CropSet(
+        values.astype(np.uint8), classes, numbers, numbers, level + rng.normal(0, 30, count), numbers + 120.0
+    )
+
+
+def settings(epochs: int = 2) -> loop.TrainSettings:
+    """A run of seconds."""
+    return loop.TrainSettings(Architecture(width=4), epochs=epochs, batch_size=8, warm_up_steps=2)
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_bal_ce_by_hand() -> None:
+    # z = (1, 0, 0), π = (0.5, 0.4, 0.1): e·0.5/(e·0.5 + 0.4 + 0.1) = 0.731059, −ln = 0.313262.
+    z, prior = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor(PRIOR)
+    value = logit_adjusted_cross_entropy(z, torch.tensor([0]), prior.log(), tau1=1.0)
+    assert float(value) == pytest.approx(-math.log(math.e * 0.5 / (math.e * 0.5 + 0.5)), abs=1e-6)
+
+
+def test_tau_zero_is_plain_cross_entropy_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    z, targets = rng.standard_normal((20, 3)), rng.integers(0, 3, 20)
+    probabilities = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    value = BalancedCrossEntropy(PRIOR, tau1=0.0)(torch.tensor(z), torch.tensor(targets))
+    assert float(value) == pytest.approx(log_loss(targets, probabilities, labels=[0, 1, 2]), abs=1e-6)
+
+
+def test_bal_ce_is_least_for_class_balanced_logits() -> None:
+    # Two image kinds A and B; P(A | class) = (0.8, 0.5, 0.1). Balanced logits are log P(image | class).
+    likelihood = torch.tensor([[0.8, 0.5, 0.1], [0.2, 0.5, 0.9]])
+    prior = torch.tensor(PRIOR)
+    joint = (likelihood * prior).flatten()
+    logits = torch.zeros(2, 3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        per_case = torch.stack(
+            [
+                logit_adjusted_cross_entropy(logits[i : i + 1], torch.tensor([c]), prior.log())
+                for i in range(2)
+                for c in range(3)
+            ]
+        )
+        value = (joint * per_case).sum()
+        value.backward()
+        return value
+
+    optimizer.step(step)
+    found = logits.detach() - logits.detach().mean(dim=1, keepdim=True)
+    expected = likelihood.log() - likelihood.log().mean(dim=1, keepdim=True)
+    assert torch.allclose(found, expected, atol=1e-3)
+
+
+def test_a_class_without_patients_is_refused() -> None:
+    with pytest.raises(ValueError, match="frequency above 0"):
+        BalancedCrossEntropy((0.5, 0.5, 0.0))
+
+
+# --- metrics --------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_agree_with_scikit_learn_and_hand_counts() -> None:
+    targets = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    answers = np.array([0, 0, 1, 2, 1, 1, 0, 2, 2, 1])
+    probabilities = np.eye(3)[answers] * 0.7 + 0.1
+    assert metrics.balanced_accuracy(targets, probabilities) == pytest.approx(
+        recall_score(targets, answers, average="macro")
+    )
+    # Specificities by hand: normal 5/6, osteopenia 5/7, osteoporosis 6/7.
+    assert metrics.macro_specificity(targets, probabilities) == pytest.approx((5 / 6 + 5 / 7 + 6 / 7) / 3)
+    assert metrics.accuracy(targets, probabilities) == pytest.approx(accuracy_score(targets, answers))
+    assert metrics.two_classes_off(targets, probabilities) == pytest.approx(0.1)
+    assert metrics.osteoporosis_auc(targets, probabilities) == pytest.approx(
+        roc_auc_score(targets == 2, probabilities[:, 2])
+    )
+
+
+def test_balanced_sets_obey_the_papers_identity() -> None:
+    # With equal class sizes macro specificity is (1 + accuracy)/2, as in all complete rows of the paper's Table II.
+    rng = np.random.default_rng(0)
+    targets, probabilities = np.repeat([0, 1, 2], 26), rng.dirichlet([1, 1, 1], 78)
+    accuracy = metrics.accuracy(targets, probabilities)
+    assert metrics.macro_specificity(targets, probabilities) == pytest.approx((1 + accuracy) / 2)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Confidence 0.8, right in three of five: |0.6 − 0.8| = 0.2; and none for a reader who is right as often as he says.
+    probabilities = np.tile([0.8, 0.1, 0.1], (5, 1))
+    assert metrics.expected_calibration_error(np.array([0, 0, 0, 1, 2]), probabilities) == pytest.approx(0.2)
+    assert metrics.expected_calibration_error(np.array([0, 0, 0, 0, 2]), probabilities) == pytest.approx(0.0)
+
+
+def test_bootstrap_interval_covers_binomial_spread() -> None:
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0, 1, 2], 100)
+    right = rng.random(300) < 0.7
+    answers = np.where(right, targets, (targets + 1) % 3)
+    found = metrics.evaluate(targets, np.eye(3)[answers] * 0.7 + 0.1, resamples=150)["balanced_accuracy"]
+    half_width = (found["high"] - found["low"]) / 2
+    assert half_width == pytest.approx(1.96 * math.sqrt(0.7 * 0.3 / 300), rel=0.2)
+    assert found["low"] < found["value"] < found["high"]
+
+
+# --- the HU-only reader and the choices -----------------------------------------------------------------------------
+
+
+def test_cumulative_logit_recovers_the_model_that_made_the_data() -> None:
+    rng = np.random.default_rng(0)
+    hu = rng.normal(150.0, 40.0, 20_000)
+    x = (hu - 150.0) / 40.0
+    noise = np.log(1.0 / rng.random(20_000) - 1.0)  # standard logistic
+    latent = 1.5 * x + noise
+    classes = np.where(latent > -0.3, 0, np.where(latent > -2.0, 1, 2))
+    fitted = baseline.fit_cumulative_logit(hu, classes)
+    assert fitted.slope == pytest.approx(1.5, abs=0.06)
+    assert fitted.cuts == pytest.approx((-0.3, -2.0), abs=0.06)
+    probabilities = fitted.probabilities(hu)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
+    oracle = LogisticRegression().fit(x[:, None], classes == 0).predict_proba(x[:, None])[:, 1]
+    np.testing.assert_allclose(probabilities[:, 0], oracle, atol=0.02)
+    assert np.isfinite(fitted.probabilities(np.array([np.nan]))).all()
+
+
+def test_hu_are_brought_to_120_kvp_by_the_published_factors() -> None:
+    hu, kvp = np.array([100.0, 100.0, 100.0]), np.array([100.0, 120.0, 140.0])
+    assert baseline.to_120_kvp(hu, kvp) == pytest.approx([92.7, 100.0, 105.3])
+
+
+def test_logit_scale_undoes_a_known_overconfidence() -> None:
+    rng = np.random.default_rng(0)
+    log_prior = np.log(PRIOR)
+    honest = rng.normal(0.0, 1.5, (6000, 3))
+    posterior = np.exp(honest + log_prior)
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    classes = np.array([rng.choice(3, p=p) for p in posterior])
+    assert choose.fit_logit_scale(3.0 * honest, classes, log_prior, tau1=1.0) == pytest.approx(1 / 3, rel=0.06)
+
+
+def test_without_clear_evidence_theory_chooses_the_adjustment() -> None:
+    rng = np.random.default_rng(1)
+    classes = np.repeat([0, 1, 2], [50, 40, 10])
+    logits = np.eye(3)[classes] * 1.5 + rng.normal(0.0, 1.0, (100, 3))
+    prior = dict(zip(CLASS_ORDER, PRIOR, strict=True))
+    reading = choose.LogitReading(prior, (TScoreClass.OSTEOPOROSIS,), 1.0)
+    choice = choose.choose_adjustment(reading, logits, classes)
+    assert choice.adjustment == Adjustment("log_prior", 1.0, 1.0)
+    assert choice.candidates[choose.describe(choice.adjustment)] == pytest.approx(
+        recall_score(classes, logits.argmax(axis=1), average="macro")
+    )
+
+
+def test_a_clearly_better_adjustment_is_chosen() -> None:
+    # Logits that already hold the prior (tau1_train says they do not): taking nothing out is wrong here.
+    rng = np.random.default_rng(2)
+    classes = np.repeat([0, 1, 2], [500, 400, 100])
+    logits = np.eye(3)[classes] + rng.normal(0.0, 1.0, (1000, 3)) + 1.5 * np.log(PRIOR)
+    reading = choose.LogitReading(dict(zip(CLASS_ORDER, PRIOR, strict=True)), (TScoreClass.OSTEOPOROSIS,), 1.0)
+    assert choose.choose_adjustment(reading, logits, classes).adjustment != Adjustment("log_prior", 1.0, 1.0)
+
+
+# --- cached crops ---------------------------------------------------------------------------------------------------
+
+
+def test_crops_are_cached_once_and_only_for_their_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crops, "SHARD_SIZE", 2)
+    request = CropRequest("validation", 9, SMALL, CohortModel())
+    for shard in range(2):  # as the worker processes do
+        crops._make_shard((tmp_path / f"validation_{shard:04d}.npz", request, shard))
+    crops._claim(tmp_path, request)
+    cases = cached_crops(tmp_path, request, 3)
+    assert cases.crops.shape == (3, 1, 20, 24, 24)
+    again, truth = simulate_crop(request, 2)
+    np.testing.assert_array_equal(cases.crops[2], again)
+    assert cases.t_scores[2] == truth["t_score"]
+    sheet = (tmp_path / "validation_0001.csv").read_text().splitlines()
+    assert "density_mg_ha" in sheet[0]
+    assert len(sheet) == 3
+    other = dataclasses.replace(request, seed=10)
+    with pytest.raises(ValueError, match="other settings"):
+        cached_crops(tmp_path, other, 3)
+
+
+def test_splits_share_no_patient() -> None:
+    t_scores = [simulate_crop(CropRequest(split, 9, SMALL, CohortModel()), 0)[1]["t_score"] for split in crops.SPLITS]
+    assert len(set(t_scores)) == 3
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def test_network_learns_what_is_plain_to_see(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    training, validation = toy_set(240, 0), toy_set(60, 1)
+    trained = loop.train(settings(epochs=5), training, validation, tmp_path)
+    network = loop.build_network(Architecture(width=4))
+    network.load_state_dict(trained.state)
+    logits = loop.network_logits(network, validation)
+    assert metrics.balanced_accuracy(validation.classes, logits) > 0.75  # chance is 0.333
+    assert trained.class_prior == pytest.approx([np.mean(training.classes == c) for c in range(3)])
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert rows[0].split(",") == list(loop.LOG_FIELDS)
+    assert len(rows) == 6
+
+
+def test_killed_run_goes_on_to_the_identical_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    training, validation = toy_set(48, 0), toy_set(24, 1)
+    whole = loop.train(settings(), training, validation, tmp_path / "whole")
+
+    one_epoch = loop._one_epoch
+
+    def killed(*arguments: object) -> float:
+        if arguments[5] == 1:
+            raise KeyboardInterrupt
+        return one_epoch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "_one_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(settings(), training, validation, tmp_path / "killed")
+    monkeypatch.setattr(loop, "_one_epoch", one_epoch)
+    resumed = loop.train(settings(), training, validation, tmp_path / "killed")
+    last = [torch.load(tmp_path / name / "last.pt", weights_only=True)["network"] for name in ("whole", "killed")]
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+    assert resumed.epoch == whole.epoch
+    assert all(torch.equal(whole.state[name], resumed.state[name]) for name in whole.state)
+
+
+def test_run_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    loop._claim(tmp_path, settings(), 10)
+    with pytest.raises(ValueError, match="other settings"):
+        loop._claim(tmp_path, settings(epochs=5), 10)
+
+
+def test_learning_rate_rises_then_falls_as_half_a_cosine() -> None:
+    assert loop.learning_rate_factor(0, 110, 10) == pytest.approx(0.1)
+    assert loop.learning_rate_factor(10, 110, 10) == pytest.approx(1.0)
+    assert loop.learning_rate_factor(60, 110, 10) == pytest.approx(0.5)
+    assert loop.learning_rate_factor(110, 110, 10) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_augmentation_moves_and_mirrors_but_changes_no_value() -> None:
+    crop = np.zeros((1, 8, 9, 10), np.uint8)
+    crop[0, 4, 4, 3] = 200
+    seen = set()
+    for seed in range(80):
+        moved = loop.augment(crop, np.random.default_rng(seed), 1)
+        assert moved.shape == crop.shape
+        assert moved.sum() == 200
+        seen.add(tuple(int(i[0]) for i in np.nonzero(moved)[1:]))
+    z, y, x = (set(values) for values in zip(*seen, strict=True))
+    assert z == {3, 4, 5}
+    assert y == {3, 4, 5}
+    assert x == {2, 3, 4, 5, 6, 7}  # 3 or, mirrored, 6; each with its neighbours
+
+
+def test_balanced_likelihood_weighs_every_class_alike() -> None:
+    logits = np.array([[0.0, 0.0, 0.0]] * 9 + [[0.0, 0.0, 2.0]])
+    classes = np.array([0] * 9 + [2])
+    expected = (math.log(3.0) + math.log(2.0 + math.e**2) - 2.0) / 2.0
+    assert loop.balanced_nll(logits, classes) == pytest.approx(expected)
+
+
+# --- the whole command ----------------------------------------------------------------------------------------------
+
+
+def test_demonstration_writes_weights_that_load_and_a_card_that_tells_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medconv.training import demonstration
+
+    sets = {"train": toy_set(64, 0), "validation": toy_set(48, 1), "test": toy_set(48, 2)}
+    monkeypatch.setattr(demonstration, "cached_crops", lambda folder, request, count: sets[request.split])
+    wanted = demonstration.DemonstrationSettings(
+        cases=64, validation_cases=48, test_cases=48, threads=1, resamples=20, train=settings(1), preprocessing=SMALL
+    )
+    card = demonstration.run_demonstration(wanted, tmp_path / "run", tmp_path / "crops", tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())["models"]
+    assert [entry["name"] for entry in manifest] == ["medconv-sim-slim"]
+    assert manifest[0]["sha256"] == weights.sha256_of(tmp_path / "out" / card.file)
+    assert "simulated" in card.trained_on
+    network = weights.load_network(card, tmp_path / "out" / card.file)
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    reading = choose.LogitReading(card.class_prior, card.minority_classes, card.tau1_train)
+    answers = reading.probabilities(loop.network_logits(network, sets["test"]), card.default_adjustment)
+    told = evaluation["test"]["metrics"]["balanced_accuracy"]["value"]
+    assert told == pytest.approx(metrics.balanced_accuracy(sets["test"].classes, answers))
+    text = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "Trained on simulated CT: demonstration only" in text
+    assert f"{told:.3f}" in text
+    assert card.sha256 in text
+    assert "HU alone" in text
+
+
+def test_weights_too_large_for_half_precision_are_refused() -> None:
+    from medconv.training.demonstration import half_precision
+
+    with pytest.raises(ValueError, match="half precision"):
+        half_precision({"fc.weight": torch.tensor([1e6])})

@@ -10,6 +10,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medconv import __version__
 from medconv.grid import to_image
@@ -42,7 +43,7 @@ def obtain_sample(cache_dir: Path | None = None, download: bool = True) -> Sampl
     """The real sample case, or the simulated one where the real one can't be had.
 
     download: False stays off the network; then the real case is used only if it is in the cache.
-    Raises OSError if the cache can't be written.
+    Raises OSError if the cache can't be written, MissingRequirement if neither case can be had.
     """
     folder = cache_folder() if cache_dir is None else cache_dir
     try:
@@ -60,13 +61,25 @@ def _simulated(folder: Path, reason: str) -> SampleCase:
     ct = folder / f"simulated-lumbar-ct-{__version__}.nii.gz"
     mask = folder / f"simulated-lumbar-vertebrae-{__version__}.nii.gz"
     if not (ct.is_file() and mask.is_file()):
-        from medconv.simulate import simulate_lumbar_ct
-
-        case = simulate_lumbar_ct(seed=0)
+        case = _simulate()
         folder.mkdir(parents=True, exist_ok=True)
         _write_simulated(CTVolume(case.labels_zyx, case.ct.geometry, is_simulated=True), mask)
         _write_simulated(case.ct, ct)
     return SampleCase(ct, mask, L1_LABEL, SIMULATED_TITLE, SIMULATED_LICENCE, is_simulated=True, reason=reason)
+
+
+def _simulate() -> Any:
+    """The same simulated person every time. Raises MissingRequirement if a package that this needs is not there."""
+    try:
+        from medconv.simulate import simulate_lumbar_ct
+
+        return simulate_lumbar_ct(seed=0)
+    except ModuleNotFoundError as error:
+        raise MissingRequirement(
+            "simulation_package_missing",
+            f"Simulating a CT needs the package {error.name}, which is not installed.",
+            f"Install it (pip install {error.name}), or use a CT of your own.",
+        ) from error
 
 
 def _write_simulated(volume: CTVolume, path: Path) -> None:

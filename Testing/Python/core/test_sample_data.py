@@ -144,6 +144,20 @@ def test_the_simulated_sample_is_computed_once(tmp_path: Path, monkeypatch: pyte
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([first.ct_path.name, first.mask_path.name])
 
 
+def test_a_simulation_that_lacks_a_package_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def simulate_lumbar_ct(seed: int = 0) -> None:
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+
+    monkeypatch.setattr(simulate, "simulate_lumbar_ct", simulate_lumbar_ct)
+    monkeypatch.setattr(sample_data, "obtain_sample", lambda: obtain_sample(tmp_path, download=False))
+    assert sample_data.main() == 1
+    told = capsys.readouterr().err
+    assert "needs the package scipy" in told
+    assert "Traceback" not in told
+
+
 def test_the_command_prints_one_line_that_a_program_can_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cube: None
 ) -> None:

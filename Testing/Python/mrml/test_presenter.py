@@ -423,6 +423,13 @@ def test_changed_voxels_of_the_ct_take_the_result_away(answered, loaded):
     assert answered.view_model()["result"] is None
 
 
+def test_voxels_changed_through_vtk_alone_take_the_result_away(answered, loaded):
+    image = loaded.ct.GetImageData()
+    image.SetScalarComponentFromDouble(*(n // 2 for n in image.GetDimensions()), 0, 999)
+    image.Modified()
+    assert answered.view_model()["result"] is None
+
+
 def test_an_edited_segment_takes_the_result_away(answered, headless, loaded):
     labels = (loaded.case.labels_zyx == 31).astype("uint8")
     labels[tuple(n // 2 for n in labels.shape)] = 0

@@ -82,3 +82,25 @@ def test_a_real_ct_gives_the_same_as_the_core_alone(presenter, headless, real_ca
     assert f"volume {volume_ml:.1f} ml" in result["l1_line"]
     assert f"mean {expected.attenuation.mean_hu:.0f} HU" in result["hu_line"]
     assert np.isclose(sum(values(result)), 1.0)
+
+
+@pytest.mark.real_ct
+def test_the_shipped_weights_answer_on_the_real_ct(parameter_node, headless, real_case, repository):
+    if not (repository / "model_weights" / "manifest.json").is_file():
+        pytest.skip("no weights are shipped: model_weights/manifest.json is missing")
+    folder = real_case("abdomen_3mm_l1_complete")
+    ct = volume_io.read_ct(folder / "example_ct.nii.gz")
+    labels, geometry, _alive = volume_io.read_labels(folder / "totalseg.nii.gz")
+    mask, notes = l1_mask.from_labels(labels, geometry, 31, ct.geometry)
+    model = LoadedModel.load(None, "cpu")
+    expected = pipeline.predict(ct, mask, model, notes=notes)
+    node = segments.add_ct(headless.scene, ct, "Abdomen")
+    presenter = Presenter(parameter_node)
+    presenter.parameters.device = "cpu"
+    try:
+        result = analysed(presenter, node, *segments.add_l1(headless.scene, mask, node))
+        assert values(result) == pytest.approx(list(expected.probabilities.values()), abs=1e-4)
+        assert model.card.name in result["model_line"]
+        assert bool(presenter.view_model()["demonstration"]) is model.card.simulated_only
+    finally:
+        presenter.close()

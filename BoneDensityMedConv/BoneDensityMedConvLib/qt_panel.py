@@ -123,9 +123,9 @@ class QtPanel:
         ui, parameters = self._ui, self._presenter.parameters
         with quiet(ui.ctSelector, ui.segmentSelector, ui.segmenterSelector):
             if _node_id(ui.ctSelector.currentNode()) != _node_id(parameters.ct):
-                ui.ctSelector.setCurrentNode(parameters.ct)
+                ui.ctSelector.setCurrentNodeID(_node_id(parameters.ct))
             if _node_id(ui.segmentSelector.currentNode()) != _node_id(parameters.segmentation):
-                ui.segmentSelector.setCurrentNode(parameters.segmentation)
+                ui.segmentSelector.setCurrentNodeID(_node_id(parameters.segmentation))
             if ui.segmentSelector.currentSegmentID() != parameters.segmentId:
                 ui.segmentSelector.setCurrentSegmentID(parameters.segmentId)
             _fill(ui.segmenterSelector, model["segmenters"], model["segmenter"])

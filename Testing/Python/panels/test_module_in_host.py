@@ -269,9 +269,10 @@ def test_the_simulated_sample_needs_no_network(
     assert opened.ui.analyseButton.enabled
 
 
-def test_the_self_test_that_runs_inside_slicer_passes_here(
+def test_the_self_test_that_runs_inside_slicer_passes_here_even_without_a_main_window(
     opened: OpenModule, simulated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(type(opened.host.application), "layoutManager", lambda _application: None)
     from BoneDensityMedConvLib import sample_data
 
     monkeypatch.setattr(sample_data, "simulated_case", lambda seed: simulated)

@@ -149,6 +149,8 @@ class SlicerHost:
         self._set(slicer, "mrmlScene", scene)
         application_logic = slicer.vtkSlicerApplicationLogic()
         application_logic.SetMRMLScene(scene)
+        application_logic.GetColorLogic().SetMRMLScene(scene)
+        application_logic.GetColorLogic().AddDefaultColorNodes()
         modules = types.SimpleNamespace()
         kinds = {"volumes": "vtkSlicerVolumesLogic", "segmentations": "vtkSlicerSegmentationsModuleLogic"}
         for name, kind in kinds.items():
@@ -181,11 +183,8 @@ class SlicerHost:
 
     def _message(self, function: str) -> Callable[..., Any]:
         def show(text: str, windowTitle: Any = None, parent: Any = None, **more: Any) -> Any:
-            unknown = (
-                set(more)
-                - {"standardButtons"}
-                - {"detailedText", "informativeText", "dontShowAgainSettingsKey", "icon"}
-            )
+            known = {"standardButtons", "detailedText", "informativeText", "dontShowAgainSettingsKey", "icon"}
+            unknown = set(more) - known
             if unknown:
                 raise HostRefusal(f"a message box has no {sorted(unknown)}")
             return self._answer(function, text)

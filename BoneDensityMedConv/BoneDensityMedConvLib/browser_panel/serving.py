@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import webbrowser
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from BoneDensityMedConvLib.browser_panel.app import BrowserPanel
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 # The page may load nothing from anywhere but this server. Vue compiles its templates in the browser and trame's start
 # page holds a script of its own, hence the two "unsafe" words; all of that text comes from this process.
 PAGE_HEADERS = {
@@ -41,6 +43,7 @@ def serve_until_stopped(make_panel: Callable[[], BrowserPanel], *, host: str, po
             f"The panel can't be served at '{host}': whoever reaches it could read this user's images.",
             "Leave --host out, or reach a distant machine through an SSH tunnel.",
         )
+    _require_free_port(port)
     _require_trame_slicer()
     # wslink writes this to standard output without a line end, which would spoil the line with the address.
     os.environ["WSLINK_READY_MSG"] = ""
@@ -57,13 +60,9 @@ async def _serve(make_panel: Callable[[], BrowserPanel], host: str, port: int, o
         with _stop_on_signals(panel.server):
             await _start(panel.server, port)
     except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+        if error.errno not in PORT_ERRORS:
             raise
-        raise UsageError(
-            "port_in_use",
-            f"Port {port} can't be used: {error.strerror or error}.",
-            "Choose another with --port, or leave it out and a free one is taken.",
-        ) from error
+        raise _port_in_use(port, error) from error
     finally:
         panel.close()
 
@@ -137,6 +136,25 @@ def is_local_request(host: str, origin: str | None, port: int) -> bool:
     if host not in own:
         return False
     return origin is None or (urlsplit(origin).scheme == "http" and urlsplit(origin).netloc in own)
+
+
+def _require_free_port(port: int) -> None:
+    """Say at once that a port is taken, before seconds go into making the panel."""
+    with socket.socket() as probe:
+        # As the server itself does: a port whose last connections are still being closed is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name == "posix"))
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise _port_in_use(port, error) from error
+
+
+def _port_in_use(port: int, error: OSError) -> UsageError:
+    return UsageError(
+        "port_in_use",
+        f"Port {port} can't be used: {error.strerror or error}.",
+        "Choose another with --port, or leave it out and a free one is taken.",
+    )
 
 
 def _require_trame_slicer() -> None:

@@ -122,7 +122,7 @@ def phantom_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     return write(phantom(noise_sd=15), tmp_path_factory.mktemp("phantom"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def scripted_panel(phantom_files: tuple[Path, Path]) -> Iterator[PanelProcess]:
     """The panel on a scripted presenter, with the phantom loaded."""
     ct, mask = map(str, phantom_files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import queue
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,17 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def wait_until_ended(pids: Sequence[int], timeout_s: float = 5.0) -> None:
+    """Raise AssertionError if one of the processes still runs after that time."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline, f"of {pids} some still run"
+        time.sleep(0.05)
+
+
+def run_apart(work: Any) -> Any:
+    """The result of a coroutine, run on a loop and thread of its own: Playwright keeps a loop in the main thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

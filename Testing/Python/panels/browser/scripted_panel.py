@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,17 @@ class TalkingPresenter(ScriptedPresenter):
     def __init__(self, node: Any) -> None:
         super().__init__(node)
         self.calls = PrintedCalls()
-        asyncio.get_running_loop().add_reader(sys.stdin, self._read)
+        self._unfinished = b""
+        asyncio.get_running_loop().add_reader(0, self._read)
 
     def _read(self) -> None:
-        line = sys.stdin.readline()
-        if line:
+        # Not by readline: lines that wait in its buffer would not call a reader again.
+        arrived = os.read(0, 1 << 20)
+        if not arrived:
+            asyncio.get_running_loop().remove_reader(0)
+        *lines, self._unfinished = (self._unfinished + arrived).split(b"\n")
+        for line in lines:
             self.show(**json.loads(line))
-        else:
-            asyncio.get_running_loop().remove_reader(sys.stdin)
 
 
 class PrintedCalls(list[tuple[Any, ...]]):

@@ -10,8 +10,9 @@ from medconv.config import CLASS_ORDER, ModelCard
 from medconv.types import Adjustment, TScoreClass
 
 TAU_STEP = 0.05
-# Said elsewhere in the panel, or true only of the moment when the network ran.
+# Said elsewhere in the panel, or true only of the tau with which the network's answer was first read.
 NOTES_SHOWN_ELSEWHERE = frozenset({"trained_on_simulated_ct", "simulated_ct", "adjustment_not_default"})
+NOTES_OF_A_TAU = frozenset({"network_and_attenuation_disagree"})
 # Where the sliders start when a method is chosen that is not the weights' own: `temperature` at the values that the
 # paper publishes (tau1 = 1, tau2 = 0.5), as are the two legacy signs; `log_prior` at the class-balanced posterior.
 STARTING_TAU2 = {"log_prior": 1.0, "temperature": 0.5, "legacy_validation": 0.5, "legacy_test": 0.5}
@@ -47,14 +48,19 @@ def result_view(document: Mapping[str, Any], card: ModelCard, adjustment: Adjust
         "probabilities": [{"id": str(c), "label": str(c).capitalize(), "value": p[c]} for c in CLASS_ORDER],
         "hu_line": hu_line(document["attenuation"]),
         "l1_line": l1_line(document["l1"]),
-        "quality": [
-            {"severity": note["severity"], "message": note["message"]}
-            for note in document["quality"]
-            if note["code"] not in NOTES_SHOWN_ELSEWHERE
-        ],
+        "quality": quality_lines(document, best),
         "model_line": f"Weights: {document['model']['name']}, trained on {document['model']['trained_on']}",
         "adjustment_line": adjustment_line(adjustment, card),
     }
+
+
+def quality_lines(document: Mapping[str, Any], t_score_class: TScoreClass) -> list[dict[str, str]]:
+    """The notes to show, warnings first; what depends on the class is judged anew for the class now shown."""
+    kept = [n for n in document["quality"] if n["code"] not in NOTES_SHOWN_ELSEWHERE | NOTES_OF_A_TAU]
+    lines = [{"severity": str(n["severity"]), "message": str(n["message"])} for n in kept]
+    for note in tscore.agreement_notes(t_score_class, float(document["attenuation"]["mean_hu"])):
+        lines.append({"severity": str(note.severity), "message": note.message})
+    return sorted(lines, key=lambda line: line["severity"] != "warning")
 
 
 def hu_line(attenuation: Mapping[str, Any]) -> str:

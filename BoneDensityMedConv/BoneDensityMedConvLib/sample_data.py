@@ -105,8 +105,8 @@ def simulated_case(seed: int) -> SimulatedCase:
 
 
 def name_vertebrae(segmentation: Any) -> None:
-    """Give the segments of a TotalSegmentator label map the vertebrae's names, and L1 its terminology tag."""
-    from BoneDensityMedConvLib import terminology
+    """Name the segments of a TotalSegmentator label map after their vertebrae; colour and tag L1."""
+    from BoneDensityMedConvLib import segments, terminology
 
     core = segmentation.GetSegmentation()
     for index in range(core.GetNumberOfSegments()):
@@ -116,3 +116,4 @@ def name_vertebrae(segmentation: Any) -> None:
             segment.SetName(level)
         if level == "L1":
             terminology.tag_as_l1(segment)
+            segment.SetColor(*segments.BONE_COLOR)

@@ -23,7 +23,7 @@ QT = {
     "libfontconfig.so.1": "libfontconfig1",
     "libglib-2.0.so.0": "libglib2.0-0",
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium", "chromium-browser")
 FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts")
 
 

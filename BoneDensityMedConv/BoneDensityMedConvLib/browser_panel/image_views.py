@@ -59,22 +59,12 @@ class ImageViews:
     """
 
     def __init__(self, server: Any, slicer_app: Any) -> None:
-        from trame_rca.encoders import RcaImageEncoder
-        from trame_slicer.rca_view import register_rca_factories
-        from trame_slicer.views import ViewLayoutDefinition
+        from trame_slicer.views import SliceView, ThreeDView, ViewLayoutDefinition, ViewType
 
         self._state = server.state
         self._manager = slicer_app.view_manager
-        register_rca_factories(
-            self._manager,
-            server,
-            slice_view_ui_f=_nothing_over_the_image,
-            three_d_view_ui_f=_nothing_over_the_image,
-            # Without loss: JPEG would smear the mask's thin outline, and a reader should see the pixels as they are.
-            rca_encoder=RcaImageEncoder.PNG,
-            interactive_quality=STILL_QUALITY,
-            blur_fps=30.0,
-        )
+        for view_class, view_type in ((SliceView, ViewType.SLICE_VIEW), (ThreeDView, ViewType.THREE_D_VIEW)):
+            self._manager.register_factory(_view_factory(server, view_class, view_type))
         self.planes: dict[str, Any] = {}
         for name, (orientation, color) in PLANES.items():
             definition = ViewLayoutDefinition.slice_view(orientation, label=name, color=color)
@@ -146,6 +136,28 @@ class ImageViews:
         self._state.change(f"{plane}_offset")(on_slider)
         view.modified.connect(show_position)
         show_position()
+
+
+def _view_factory(server: Any, view_class: Any, view_type: Any) -> Any:
+    """Views of one kind whose images are drawn here and sent to the page."""
+    from trame_rca.encoders import RcaImageEncoder
+    from trame_slicer.rca_view import RemoteViewFactory
+    from trame_slicer.views import NoScheduleRendering
+
+    def make_view(**arguments: Any) -> Any:
+        # By default a view draws at every change while it is being made, some sixty times.
+        return view_class(scheduled_render_strategy=NoScheduleRendering(), **arguments)
+
+    return RemoteViewFactory(
+        server,
+        make_view,
+        view_type,
+        populate_view_ui_f=_nothing_over_the_image,
+        # Without loss: JPEG would smear the mask's thin outline, and a reader should see the pixels as they are.
+        rca_encoder=RcaImageEncoder.PNG,
+        interactive_quality=STILL_QUALITY,
+        blur_fps=30.0,
+    )
 
 
 def _position_text(slice_to_ras: Any, offset_mm: float) -> str:

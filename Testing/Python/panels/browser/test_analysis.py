@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -113,13 +115,12 @@ def expected(predicted: dict, card: ModelCard, method: str, tau1: float, tau2: f
     return {str(name): value for name, value in p.items()}
 
 
-def wait_for_probabilities(page, wanted: dict[str, float], timeout_s: float = 5.0) -> float:
-    """Until the card shows exactly these; returns the seconds that took."""
-    started = time.monotonic()
+def wait_for_probabilities(page, wanted: dict[str, float], timeout_s: float = 5.0) -> None:
+    """Until the card shows exactly these."""
+    deadline = time.monotonic() + timeout_s
     while page.probabilities() != pytest.approx(wanted, abs=1e-5):
-        assert time.monotonic() - started < timeout_s, f"{page.probabilities()} is not {wanted}"
+        assert time.monotonic() < deadline, f"{page.probabilities()} is not {wanted}"
         time.sleep(0.005)
-    return time.monotonic() - started
 
 
 def test_the_panel_gives_the_same_answer_as_medconv_predict(analysed, predicted):
@@ -204,18 +205,16 @@ def test_the_planes_carry_the_letters_of_the_patient_s_sides(analysed):
     assert letters == {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 
 
-def test_tau2_moves_with_the_arrow_keys_and_the_card_follows_at_once(analysed, predicted, card):
+def test_tau2_moves_with_the_arrow_keys_and_the_card_follows_every_step(analysed, predicted, card):
     own = card.default_adjustment
     analysed.control("tau2").focus()
-    seconds = []
     for step in range(1, 9):
         analysed.page.keyboard.press("ArrowRight")
         wanted = expected(predicted, card, "log_prior", own.tau1, round(own.tau2 + 0.05 * step, 2))
-        seconds.append(wait_for_probabilities(analysed, wanted))
+        wait_for_probabilities(analysed, wanted)
     assert analysed.control("result").get_attribute("data-class") == max(wanted, key=wanted.__getitem__)
     assert analysed.text("tau2-value") == f"{own.tau2 + 0.4:.2f}"
     assert "changed by the reader" in analysed.text("adjustment-line")
-    assert np.median(seconds) < 0.3
 
 
 def test_dragging_the_slider_ends_on_the_value_under_the_mouse(analysed, predicted, card):
@@ -247,20 +246,22 @@ def test_temperature_frees_tau1_and_reset_brings_the_weights_own_setting_back(an
     assert not analysed.is_enabled("tau1")
 
 
-def test_cancel_ends_the_worker_and_the_next_analysis_starts_anew(page, panel, phantom_files):
-    load(page, *phantom_files)
-    page.page.wait_for_function("!document.querySelector('[data-test=result]')")
-    page.page.wait_for_function("!document.querySelector('[data-test=analyse]').disabled")
-    page.click("analyse")
-    page.page.wait_for_function("!document.querySelector('[data-test=cancel]').disabled")
+def test_cancel_ends_even_a_worker_that_hangs_and_the_next_analysis_starts_anew(analysed, panel, predicted):
     workers = panel.descendants()
-    page.click("cancel")
-    page.wait_for_text("message-text", "Cancelled.")
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    analysed.click("analyse")
+    analysed.page.wait_for_function("!document.querySelector('[data-test=cancel]').disabled")
+    assert not analysed.is_enabled("analyse")
+    analysed.click("slice-axial")  # the page answers while the worker doesn't
+    analysed.click("cancel")
+    analysed.wait_for_text("message-text", "Cancelled.")
     wait_until_ended(workers)
-    assert page.control("result").count() == 0
-    page.click("analyse")
-    page.control("result").wait_for(timeout=60_000)
-    assert page.control("message").count() == 0
+    analysed.click("analyse")
+    analysed.page.wait_for_function("!document.querySelector('[data-test=message]')")
+    analysed.page.wait_for_function("document.querySelector('[data-test=cancel]').disabled", timeout=60_000)
+    assert analysed.probabilities() == pytest.approx(predicted["probabilities"], abs=1e-5)
+    assert panel.descendants() != workers
 
 
 def test_a_file_that_is_not_there_is_named_and_the_case_before_it_stays(analysed, tmp_path):

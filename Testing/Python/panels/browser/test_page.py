@@ -54,6 +54,17 @@ def test_a_result_is_drawn_with_class_bars_lines_and_notes(scripted_panel, page)
     assert page.text("adjustment-line") == "log_prior, τ1 = 1, τ2 = 0.5"
 
 
+@pytest.mark.parametrize("best", ["normal", "osteopenia", "osteoporosis"])
+def test_the_name_of_the_class_in_bold_stays_beside_its_bar(scripted_panel, page, best):
+    scripted_panel.show(result={**some_result(), "class_id": best})
+    page.page.wait_for_selector(f'[data-class="{best}"]')
+    widths = page.page.locator(".bar-row > :first-child").evaluate_all(
+        "names => names.map(name => [name.scrollWidth, name.clientWidth])"
+    )
+    assert len(widths) == 3
+    assert all(needed <= given for needed, given in widths), widths
+
+
 def test_a_segmenter_that_is_not_there_is_disabled_and_says_why(page):
     assert page.is_enabled("segmenter-existing")
     assert not page.is_enabled("segmenter-totalsegmentator")

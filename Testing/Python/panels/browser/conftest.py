@@ -18,7 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from page_driver import PageDriver
-from panel_process import PanelProcess
+from panel_process import COMMAND, PanelProcess
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -93,16 +93,16 @@ def open_panel(chromium: Any) -> Iterator[Callable[..., PageDriver]]:
         yield open_page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def watch_pages(chromium: Any) -> Iterator[Callable[..., PageDriver]]:
-    """As `open_panel`, for a page that all tests of a module share."""
+    """As `open_panel`, for pages that many tests share."""
     with watched_pages(chromium) as open_page:
         yield open_page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def scripted_page(watch_pages: Callable[..., PageDriver], scripted_panel: PanelProcess) -> PageDriver:
-    """One page on the scripted panel, for all tests of a module."""
+    """One page on the scripted panel."""
     return watch_pages(scripted_panel)
 
 
@@ -147,3 +147,44 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = save_weights(folder / card.file, state, card)
     (folder / "manifest.json").write_text(json.dumps({"models": [card.to_json()]}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def environment(random_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Random weights only, nobody's own folders, and no package index."""
+    home = tmp_path_factory.mktemp("home")
+    return {
+        "MEDCONV_WEIGHTS_DIR": str(random_weights),
+        "MEDCONV_DATA": str(home / "data"),
+        "MEDCONV_CACHE": str(home / "cache"),
+        "PIP_NO_INDEX": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def panel(environment: dict[str, str]) -> Iterator[PanelProcess]:
+    """`medconv panel`, with the real presenter and worker."""
+    panel = PanelProcess(["-c", COMMAND, "panel", "--no-open"], environment=environment)
+    yield panel
+    panel.close()
+
+
+@pytest.fixture(scope="session")
+def panel_page(panel: PanelProcess, watch_pages: Callable[..., PageDriver]) -> PageDriver:
+    """One page on the real panel."""
+    return watch_pages(panel)
+
+
+@pytest.fixture
+def analysed(panel_page: PageDriver, phantom_files: tuple[Path, Path]) -> PageDriver:
+    """The page with the phantom's result and the weights' own adjustment."""
+    page = panel_page
+    if page.control("result").count() == 0 or page.text("case-name") != "ct.nii.gz · L1":
+        page.load(*phantom_files)
+        page.wait_for_text("case-name", "ct.nii.gz · L1")
+        page.click("analyse")
+        page.control("result").wait_for(timeout=60_000)
+    if page.is_enabled("reset-adjustment"):
+        page.click("reset-adjustment")
+        page.page.wait_for_function("document.querySelector('[data-test=reset-adjustment]').disabled")
+    return page

@@ -9,6 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def outline(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a pixel has the hue of Slicer's bone colour (241, 214, 145), brighter than the mask's light fill."""
+    r, g, b = (pixels[..., i].astype(int) for i in range(3))
+    return (r > 200) & (r - b > 45) & (abs(r - g) < 60)
+
+
 class PageDriver:
     """One open page."""
 
@@ -24,6 +30,22 @@ class PageDriver:
 
     def click(self, name: str) -> None:
         self.control(name).click()
+
+    def open_case(self) -> None:
+        """Unfold the section of files, which folds away when a case is loaded."""
+        self.control("case").evaluate("details => details.open = true")
+
+    def load(self, ct: Any, mask: Any = "", label: int | None = None) -> None:
+        """Type the paths, and L1's number if it isn't TotalSegmentator's, and press Load."""
+        self.open_case()
+        self.control("ct-path").fill(str(ct))
+        self.control("mask-path").fill(str(mask))
+        if label is None:
+            self.control("label-map").select_option("totalsegmentator")
+        else:
+            self.control("label-map").select_option("other")
+            self.control("label-number").fill(str(label))
+        self.click("load-files")
 
     def wait_for_text(self, name: str, text: str, timeout_ms: float = 15_000) -> None:
         """Until the element's text holds `text`."""

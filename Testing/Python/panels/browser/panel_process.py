@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[4]
+COMMAND = "import sys; from medconv.cli import main; sys.exit(main(sys.argv[1:]))"
 ADDRESS = re.compile(r"^Panel: (http://127\.0\.0\.1:\d+/)$")
 
 

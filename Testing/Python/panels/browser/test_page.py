@@ -19,7 +19,7 @@ def page(scripted_panel, scripted_page):
         "&& document.querySelector('[data-test=method]').value === 'log_prior'"
         "&& document.querySelector('[data-test=analyse]').disabled"
     )
-    scripted_page.control("case").evaluate("details => details.open = true")
+    scripted_page.open_case()
     return scripted_page
 
 

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from panel_process import PanelProcess, run_apart, wait_until_ended
-
-COMMAND = "import sys; from medconv.cli import main; sys.exit(main(sys.argv[1:]))"
+from panel_process import COMMAND, PanelProcess, run_apart, wait_until_ended
 
 
 def get(port: int, host_header: str, origin: str | None = None) -> int:

@@ -5,6 +5,9 @@ an ellipse in the axial plane, centred on the midline at 58 % of the body's dept
 semi-axes of 0.25 of the depth and 0.325 of the width, over 7.5 mm around mid-height, inside the eroded mask. Two
 things differ: lengths are millimetres, not voxels, so that resampling doesn't move them; and the mask is eroded by
 3 mm (two voxels of the 1.5 mm masks that rule was made for).
+
+The region is found on a 1 mm grid with axes to left, posterior and superior, whatever the CT's voxels and axes are;
+the HU are those of the CT's own voxels whose centres lie in it, not interpolated.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from medconv.grid import canonical, to_image
+from medconv.grid import canonical, index3, to_image
 from medconv.types import Attenuation, BoolArray, ImageGeometry, InputRefused, L1Case, QualityNote, Severity
 
 CENTER_DEPTH_FRACTION = 0.58
@@ -23,12 +26,16 @@ DEPTH_SEMI_AXIS_FRACTION = 0.25
 WIDTH_SEMI_AXIS_FRACTION = 0.325
 HALF_HEIGHT_MM = 3.75
 EROSION_MM = 3.0
+FINE_MM = 1.0
 
-# L1 body: depth 30–35 mm, width 40–50 mm; outside these wide limits the body has not been found.
+# L1 body: depth 30–35 mm, width 40–50 mm, height 20–30 mm; outside these wide limits the body has not been found.
 PLAUSIBLE_DEPTH_MM = (15.0, 50.0)
 PLAUSIBLE_WIDTH_MM = (25.0, 75.0)
+PLAUSIBLE_HEIGHT_MM = (8.0, 50.0)
+OPENING_FRACTION = 0.6
+MIDLINE_MM = 4.0
 MINIMUM_VOLUME_ML = 0.4
-MINIMUM_VOXELS = 30
+MINIMUM_VOXELS = 20
 DENSE_HU = 1000.0
 DENSE_FRACTION = 0.01
 HETEROGENEOUS_SD_HU = 120.0
@@ -36,13 +43,14 @@ HETEROGENEOUS_SD_HU = 120.0
 
 @dataclass(frozen=True)
 class BodyExtent:
-    """The vertebral body on a canonical grid: midline column x, anterior edge y, mid-height z (voxels); sizes in mm."""
+    """The vertebral body on the 1 mm grid: the region's centre (x, y, z in voxels) and the body's size in mm."""
 
     x: float
-    y_anterior: float
+    y: float
     z: float
     depth_mm: float
     width_mm: float
+    height_mm: float
 
 
 def measure(case: L1Case) -> tuple[Attenuation, list[QualityNote]]:
@@ -93,83 +101,98 @@ def summary(values_hu: NDArray[np.float64], geometry: ImageGeometry) -> Attenuat
 
 
 def trabecular_roi(mask_zyx: BoolArray, geometry: ImageGeometry) -> BoolArray:
-    """The region of interest on a canonical grid (x left, y posterior, z superior), same shape as the mask."""
-    body = find_body(mask_zyx, geometry)
-    sx, sy, sz = geometry.spacing_mm_xyz
-    depth, height, width = mask_zyx.shape
+    """The region of interest: the voxels of that grid whose centres lie in it; same shape as the mask."""
+    fine, fine_geometry = _fine(mask_zyx, geometry)
+    body = find_body(fine)
+    depth, height, width = fine.shape
     z, y, x = np.ogrid[:depth, :height, :width]
-    y_center_mm = body.y_anterior * sy + CENTER_DEPTH_FRACTION * body.depth_mm
-    across = (x - body.x) * sx / (WIDTH_SEMI_AXIS_FRACTION * body.width_mm)
-    along = (y * sy - y_center_mm) / (DEPTH_SEMI_AXIS_FRACTION * body.depth_mm)
-    cylinder = (across**2 + along**2 <= 1.0) & (np.abs(z - body.z) * sz <= HALF_HEIGHT_MM)
-    distance = sitk.SignedMaurerDistanceMap(
-        to_image(mask_zyx.astype(np.uint8), geometry),
-        insideIsPositive=True,
-        squaredDistance=False,
-        useImageSpacing=True,
-    )
-    return np.asarray(cylinder & (sitk.GetArrayFromImage(distance) >= EROSION_MM))
+    across = (x - body.x) * FINE_MM / (WIDTH_SEMI_AXIS_FRACTION * body.width_mm)
+    along = (y - body.y) * FINE_MM / (DEPTH_SEMI_AXIS_FRACTION * body.depth_mm)
+    cylinder = (across**2 + along**2 <= 1.0) & (np.abs(z - body.z) * FINE_MM <= HALF_HEIGHT_MM)
+    inside = _depth_inside_mm(fine) >= EROSION_MM
+    roi = to_image((cylinder & inside).astype(np.uint8), fine_geometry)
+    own_grid = to_image(np.zeros(mask_zyx.shape, np.uint8), geometry)
+    own = sitk.Resample(roi, own_grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    return np.asarray(sitk.GetArrayFromImage(own).astype(bool))
 
 
-def find_body(mask_zyx: BoolArray, geometry: ImageGeometry) -> BodyExtent:
-    """The vertebral body within a whole-vertebra mask on a canonical grid.
+def _fine(mask_zyx: BoolArray, geometry: ImageGeometry) -> tuple[BoolArray, ImageGeometry]:
+    """The mask on a 1 mm grid with axes to left, posterior and superior, with an empty margin."""
+    voxels_xyz = np.argwhere(mask_zyx)[:, ::-1]
+    points = geometry.index_to_lps(voxels_xyz)
+    margin = 2 * FINE_MM + max(geometry.spacing_mm_xyz)
+    low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
+    x, y, z = (float(v) for v in low)
+    size = index3(np.ceil((high - low) / FINE_MM).astype(int) + 1)
+    fine = ImageGeometry(size, (FINE_MM, FINE_MM, FINE_MM), (x, y, z))
+    mask = to_image(mask_zyx.astype(np.float32), geometry)
+    grid = to_image(np.zeros(fine.shape_zyx, np.uint8), fine)
+    resampled = sitk.Resample(mask, grid, sitk.Transform(), sitk.sitkLinear, 0.0)
+    return np.asarray(sitk.GetArrayFromImage(resampled) >= 0.5), fine
 
-    On the midline the spinal canal parts the body from the spinous process, so the first run of mask voxels from the
-    front is the body. Raises InputRefused if that run or the width beside it is not that of a vertebral body.
+
+def find_body(fine_zyx: BoolArray) -> BodyExtent:
+    """The vertebral body within a whole-vertebra mask on the 1 mm grid of `_fine`.
+
+    The body is the thickest part of a vertebra: a ball of 0.6 of the largest inscribed radius fits into it and into no
+    pedicle, lamina or process, so that the morphological opening with that ball leaves the body, at any tilt.
+    Raises InputRefused if what is left has not the size of a vertebral body.
     """
-    sx, sy, sz = geometry.spacing_mm_xyz
-    occupied_x = np.flatnonzero(mask_zyx.any(axis=(0, 1)))
-    midline = _midline(mask_zyx)
-    near = [int(c) for c in range(round(midline - 4.0 / sx), round(midline + 4.0 / sx) + 1)]
-    columns = [c for c in near if occupied_x[0] <= c <= occupied_x[-1]]
-    runs = [run for c in columns for run in _first_runs(mask_zyx[:, :, c])]
-    if not runs:
-        raise _body_not_found("the mask is empty on its midline")
-    fronts = np.array([(z, y0, y1) for z, y0, y1 in runs])
-    # The tallest stack of rows whose run is near the median depth is the body; laminae and stray voxels are shorter.
-    depths = (fronts[:, 2] - fronts[:, 1]) * sy
-    depth = float(np.median(depths[depths >= 0.5 * np.percentile(depths, 80)]))
-    body_rows = fronts[(depths >= 0.6 * depth) & (depths <= 1.6 * depth)]
-    z_center = (body_rows[:, 0].min() + body_rows[:, 0].max()) / 2.0
-    middle = body_rows[np.abs(body_rows[:, 0] - z_center) * sz <= max(HALF_HEIGHT_MM, sz)]
-    if len(middle) == 0:
-        raise _body_not_found("its middle is hollow")
-    y_anterior = float(np.median(middle[:, 1]))
-    depth = float(np.median(middle[:, 2] - middle[:, 1])) * sy
-    x_center, width = _width(mask_zyx, round(z_center), y_anterior + CENTER_DEPTH_FRACTION * depth / sy, midline, sx)
-    for name, value, (low, high) in (("depth", depth, PLAUSIBLE_DEPTH_MM), ("width", width, PLAUSIBLE_WIDTH_MM)):
+    inside_mm = _depth_inside_mm(fine_zyx)
+    radius_mm = OPENING_FRACTION * float(inside_mm.max())
+    core = np.asarray(inside_mm >= radius_mm)
+    body = fine_zyx & (_distance_mm(_piece_at(core, int(inside_mm.argmax()))) <= radius_mm)
+    z, _, x = (float(i.mean()) for i in np.nonzero(body))
+    near_middle = _band(body.shape[0], z, HALF_HEIGHT_MM)
+    y_front, depth = _runs(body[near_middle][:, :, _band(body.shape[2], x, MIDLINE_MM)], axis=1)
+    y = y_front + CENTER_DEPTH_FRACTION * depth
+    y_band = _band(body.shape[1], y, MIDLINE_MM / 2)
+    x_right, width = _runs(body[near_middle][:, y_band], axis=2)
+    x = x_right + (width - 1) / 2
+    z_below, height = _runs(body[:, y_band][:, :, _band(body.shape[2], x, MIDLINE_MM)], axis=0)
+    for name, value, (low, high) in (
+        ("depth", depth * FINE_MM, PLAUSIBLE_DEPTH_MM),
+        ("width", width * FINE_MM, PLAUSIBLE_WIDTH_MM),
+        ("height", height * FINE_MM, PLAUSIBLE_HEIGHT_MM),
+    ):
         if not low <= value <= high:
             raise _body_not_found(f"its {name} would be {value:.0f} mm, expected {low:.0f} to {high:.0f} mm")
-    return BodyExtent(x_center, y_anterior, float(z_center), depth, width)
+    return BodyExtent(x, y, z_below + (height - 1) / 2, depth * FINE_MM, width * FINE_MM, height * FINE_MM)
 
 
-def _midline(mask_zyx: BoolArray) -> float:
-    """Left-right position of the midline: the middle of the mask's extent in its bulkiest rows."""
-    counts = mask_zyx.sum(axis=(0, 1)).astype(float)
-    bulk = np.flatnonzero(counts >= 0.5 * counts.max())
-    return float(bulk[0] + bulk[-1]) / 2.0
+def _depth_inside_mm(mask_zyx: BoolArray) -> NDArray[np.float32]:
+    """Depth below the mask's surface in mm on the 1 mm grid; 0 outside."""
+    outside = _distance_mm(~mask_zyx)
+    return np.asarray(np.where(mask_zyx, outside - FINE_MM / 2, 0.0))
 
 
-def _first_runs(plane_zy: BoolArray) -> list[tuple[int, int, int]]:
-    """(z, start, stop) of the front-most run of mask voxels in every row that has one."""
-    found = []
-    for z in np.flatnonzero(plane_zy.any(axis=1)):
-        row = plane_zy[z]
-        start = int(row.argmax())
-        gaps = np.flatnonzero(~row[start:])
-        found.append((int(z), start, start + int(gaps[0]) if len(gaps) else len(row)))
-    return found
+def _distance_mm(mask_zyx: BoolArray) -> NDArray[np.float32]:
+    """Distance to the nearest voxel of the mask on the 1 mm grid; 0 in the mask."""
+    image = sitk.GetImageFromArray(mask_zyx.astype(np.uint8))
+    distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False)
+    return np.asarray(np.maximum(sitk.GetArrayFromImage(distance), 0.0) * FINE_MM)
 
 
-def _width(mask_zyx: BoolArray, z: int, y: float, midline: float, spacing_x: float) -> tuple[float, float]:
-    """Centre (voxels) and width (mm) of the run of mask voxels across the midline at that height and depth."""
-    row = mask_zyx[z, min(int(y), mask_zyx.shape[1] - 1)]
-    x = round(midline)
-    if not row[x]:
-        raise _body_not_found("its centre is hollow")
-    left = x - int((~row[x::-1]).argmax() or x + 1) + 1
-    right = x + int((~row[x:]).argmax() or len(row) - x) - 1
-    return (left + right) / 2.0, (right - left + 1) * spacing_x
+def _piece_at(mask_zyx: BoolArray, flat_index: int) -> BoolArray:
+    """The connected piece that holds that voxel."""
+    pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(mask_zyx.astype(np.uint8))))
+    return np.asarray(pieces == pieces.flat[flat_index])
+
+
+def _band(length: int, center: float, half_mm: float) -> slice:
+    """Indices within `half_mm` of `center` along an axis of that length."""
+    return slice(max(0, round(center - half_mm / FINE_MM)), min(length, round(center + half_mm / FINE_MM) + 1))
+
+
+def _runs(part: BoolArray, axis: int) -> tuple[float, float]:
+    """Median first index, and median length from first to last, of the mask along an axis; lines without it aside."""
+    lines = np.moveaxis(part, axis, -1).reshape(-1, part.shape[axis])
+    lines = lines[lines.any(axis=1)]
+    if len(lines) == 0:
+        raise _body_not_found("its middle is hollow")
+    first = lines.argmax(axis=1)
+    last = lines.shape[1] - 1 - lines[:, ::-1].argmax(axis=1)
+    return float(np.median(first)), float(np.median(last - first + 1))
 
 
 def _body_not_found(reason: str) -> InputRefused:

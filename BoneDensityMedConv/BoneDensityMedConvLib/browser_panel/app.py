@@ -216,6 +216,7 @@ class BrowserPanel:
         self.views.fit_planes()
         self._center_on_l1()
         self._state.update({"series_list": [], "series": "", "case_open": case.l1 is None})
+        self._state.case_round += 1
         if case.note:
             self._state.load_message = {"severity": "info", "text": case.note, "remedy": ""}
 

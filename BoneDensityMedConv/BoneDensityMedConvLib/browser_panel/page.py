@@ -24,7 +24,9 @@ def initial_state(title: str) -> dict[str, Any]:
         "series_list": [],
         "loading": "",
         "load_message": None,
+        # Each case makes the section of files anew, folded or not; in between, folding it is the reader's own affair.
         "case_open": True,
+        "case_round": 0,
     }
 
 

@@ -162,12 +162,9 @@ def sample(environment: Environment) -> tuple[str, str, int]:
 
 
 def predict(environment: Environment, ct: Path, case: list[str], folder: Path) -> int:
-    """The command line does the work; here its result is told in three lines."""
+    """The command line does the work and tells class and probabilities; the files are named here."""
     code = call(environment, ["-m", "medconv.cli", "predict", str(ct), *case, "--out", str(folder)])
     if code != 0:
         return code
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    shares = ", ".join(f"{name} {100 * value:.1f} %" for name, value in result["probabilities"].items())
-    say(f"T-score class: {result['t_score_class']}   ({shares})")
     say(f"Files in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import shutil
 import stat
 import subprocess
@@ -144,22 +143,18 @@ def test_the_demonstration_opens_the_panel_on_the_sample(calls: SimpleNamespace)
     assert command[-3:] == ["--port", "8123", "--no-open"]
 
 
-def test_without_a_browser_the_result_is_told_and_left_in_files(
+def test_without_a_browser_the_result_is_left_in_files_that_are_named(
     calls: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = [tmp_path / "my.nii.gz", tmp_path / "mask.nii.gz"]
     for path in own:
         path.touch()
-    answer = {
-        "t_score_class": "osteopenia",
-        "probabilities": {"normal": 0.2, "osteopenia": 0.5, "osteoporosis": 0.3},
-    }
 
     def predict(_environment: object, arguments: list[str]) -> int:
         calls.commands.append(arguments)
         folder = Path(arguments[-1])
         folder.mkdir()
-        (folder / "result.json").write_text(json.dumps(answer))
+        (folder / "result.json").touch()
         return 0
 
     monkeypatch.setattr(commands, "call", predict)
@@ -169,8 +164,7 @@ def test_without_a_browser_the_result_is_told_and_left_in_files(
     assert calls.sets == ("core",), "no browser package is needed"
     assert calls.commands[0][2:] == ["predict", str(own[0]), "--mask", str(own[1]), "--label", "20", "--out", str(out)]
     told = capsys.readouterr().out
-    assert "osteopenia   (normal 20.0 %, osteopenia 50.0 %, osteoporosis 30.0 %)" in told
-    assert "result.json" in told
+    assert f"Files in {out}: result.json" in told
 
 
 def test_the_exit_code_of_a_refused_ct_is_passed_on(calls: SimpleNamespace, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ import pytest
 import SimpleITK as sitk
 from page_driver import outline
 
+from medconv.types import InputRefused
+from medconv.volume_io import read_ct
+
 pytestmark = pytest.mark.browser
 
 
@@ -17,10 +20,13 @@ def test_after_loading_the_case_section_folds_away_and_leaves_the_names(analysed
     assert analysed.text("case-name") == "ct.nii.gz · L1"
 
 
-def test_a_file_that_is_not_there_is_named_and_the_case_before_it_stays(analysed, tmp_path):
+def test_a_file_that_is_not_there_is_refused_as_the_core_refuses_it_and_the_case_before_it_stays(analysed, tmp_path):
+    with pytest.raises(InputRefused) as refusal:
+        read_ct(tmp_path / "nothing.nii.gz")
+    assert refusal.value.code == "file_missing"
     analysed.load(tmp_path / "nothing.nii.gz")
-    analysed.wait_for_text("message-text", f"There is no file or folder {tmp_path / 'nothing.nii.gz'}.")
-    assert analysed.text("message-remedy") == "Check the path."
+    analysed.wait_for_text("message-text", refusal.value.message)
+    assert analysed.text("message-remedy") == refusal.value.remedy
     assert analysed.text("case-name") == "ct.nii.gz · L1"
     assert analysed.is_enabled("analyse")
 

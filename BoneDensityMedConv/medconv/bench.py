@@ -28,6 +28,7 @@ from medconv.tau_adjustment import adjust
 from medconv.types import CTVolume, ImageGeometry, L1Mask
 
 ROWS = COLUMNS = 512
+MINIMUM_SLICES = 90
 
 
 def run_bench(slices: int, repeats: int, out: Path | None) -> int:

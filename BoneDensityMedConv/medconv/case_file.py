@@ -32,7 +32,8 @@ def load_case(path: Path) -> L1Case:
         facts = json.loads(str(archive["facts"]))
         hu, mask = archive["hu"], archive["mask"].astype(bool)
     geometry = ImageGeometry(**{name: tuple(value) for name, value in facts["geometry"].items()})
-    ct = CTVolume(hu, geometry, Acquisition(**facts["acquisition"]), is_simulated=facts["is_simulated"])
+    acquisition = Acquisition(**facts["acquisition"] | {"image_type": tuple(facts["acquisition"]["image_type"])})
+    ct = CTVolume(hu, geometry, acquisition, is_simulated=facts["is_simulated"])
     quality = tuple(QualityNote(n["code"], Severity(n["severity"]), n["message"]) for n in facts["quality"])
     x, y, z = facts["center_lps_mm"]
     return L1Case(ct, mask, (x, y, z), facts["volume_ml"], facts["touches_border"], quality)

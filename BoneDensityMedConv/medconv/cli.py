@@ -7,6 +7,8 @@ Every failure is one line on standard error that says what is wrong and what to 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +16,14 @@ from pathlib import Path
 from medconv import RESEARCH_USE_ONLY, __version__
 from medconv.inference import DEVICES
 from medconv.tau_adjustment import METHODS
-from medconv.types import MedConvError
+from medconv.types import MedConvError, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if os.environ.get("MEDCONV_DEBUG"):
+        logging.basicConfig(level=logging.DEBUG)
     try:
         return int(options.run(options))
     except MedConvError as error:
@@ -30,6 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         _complain(f"{error.strerror or error}: {error.filename or ''}. Check the path, its permissions and free space.")
+        return 1
+    except Exception as error:
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        _complain(
+            f"Unexpected failure ({type(error).__name__}: {error}). Please report it; with MEDCONV_DEBUG=1 the details "
+            "are shown."
+        )
         return 1
 
 
@@ -140,8 +151,10 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from medconv.bench import run_bench
+    from medconv.bench import MINIMUM_SLICES, run_bench
 
+    if options.slices < MINIMUM_SLICES or options.repeats < 1:
+        raise UsageError("bench_too_small", "The bench needs a whole L1.", f"Give --slices {MINIMUM_SLICES} or more.")
     return run_bench(options.slices, options.repeats, options.out)
 
 

@@ -7,22 +7,23 @@ because an image grid has one spacing and right angles. Each is refused by name.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from medconv.dicom_tags import acquisition_from_tags, numbers, positive_number
 from medconv.grid import geometry_of
 from medconv.types import Acquisition, CTVolume, FloatArray, InputRefused
 
-POSITION, ORIENTATION = "0020|0032", "0020|0037"
-SERIES_DESCRIPTION, MODALITY, IMAGE_TYPE = "0008|103e", "0008|0060", "0008|0008"
+POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+SERIES_DESCRIPTION, MODALITY, INSTANCE_UID, FRAMES = "0008|103e", "0008|0060", "0008|0018", "0028|0008"
 GAP_TOLERANCE = 0.1  # of the median gap
 TILT_TOLERANCE_DEG = 0.5
+CHOOSE = "Choose one with --series UID."
 
 
 @dataclass(frozen=True)
@@ -35,37 +36,43 @@ class Series:
     modality: str
 
 
+def list_series(folder: Path) -> list[Series]:
+    """Every DICOM series in the folder and those below it; one that is spread over several folders counts once."""
+    return _merged([series for sub in _folders(folder) for series in _series_in(sub)])
+
+
 def find_series(folder: Path, uid: str | None = None) -> Series:
     """The series of that UID in the folder, or the only one with more than one slice.
 
     Raises InputRefused if there is none, or several and no UID; the message lists them.
     """
-    found = [series for sub in _folders(folder) for series in _series_in(sub)]
+    found = list_series(folder)
     if not found:
         raise InputRefused(
-            "no_dicom",
-            f"The folder {folder.name} holds no readable DICOM series.",
-            "Give the folder with the CT's slices.",
+            "no_dicom", "The folder holds no readable DICOM series.", "Give the folder with the CT's slices."
         )
     if uid is not None:
         for series in found:
             if series.uid == uid:
                 return series
-        raise InputRefused("series_missing", f"The folder holds no series {uid}.", _listing(found))
+        raise InputRefused("series_missing", "The folder holds no series of that UID.", CHOOSE, _listing(found))
     volumes = [series for series in found if len(series.files) > 1] or found
     if len(volumes) > 1:
-        raise InputRefused(
-            "several_series", f"The folder {folder.name} holds {len(volumes)} series.", _listing(volumes)
-        )
+        raise InputRefused("several_series", f"The folder holds {len(volumes)} series.", CHOOSE, _listing(volumes))
     return volumes[0]
 
 
 def read_series(series: Series, source: str) -> CTVolume:
     """Read a series in slice order. Raises InputRefused for one slice, unreadable files, or an uneven stack."""
-    if len(series.files) < 2:
+    headers = list({header.instance_uid: header for header in map(_header, series.files)}.values())
+    if len(headers) < 2:
         raise InputRefused("single_slice", "The series has a single slice.", "Give a CT with all its slices.")
-    headers = sorted((_header(name) for name in series.files), key=lambda header: header.height)
-    check_stack(np.array([h.position for h in headers]), np.array([h.orientation for h in headers]))
+    headers.sort(key=lambda header: header.height)
+    check_stack(
+        np.array([h.position for h in headers]),
+        np.array([h.orientation for h in headers]),
+        np.array([h.pixel_spacing for h in headers]),
+    )
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([header.file_name for header in headers])
     try:
@@ -74,7 +81,7 @@ def read_series(series: Series, source: str) -> CTVolume:
     except RuntimeError as error:
         raise InputRefused(
             "unreadable",
-            f"The DICOM series in {source} can't be read: a file is damaged or the slices differ in size.",
+            "The DICOM series can't be read: a file is damaged or the slices differ in size.",
             "Export the series again.",
         ) from error
     if image.GetNumberOfComponentsPerPixel() != 1:
@@ -84,11 +91,16 @@ def read_series(series: Series, source: str) -> CTVolume:
     )
 
 
-def check_stack(positions_lps_mm: FloatArray, orientations: FloatArray) -> None:
-    """Raise InputRefused unless the slices are parallel, evenly spaced and stacked at right angles.
+def check_stack(positions_lps_mm: FloatArray, orientations: FloatArray, pixel_spacings: FloatArray) -> None:
+    """Raise InputRefused unless the slices are alike, parallel, evenly spaced and stacked at right angles.
 
     positions_lps_mm: shape (slices, 3), in slice order. orientations: shape (slices, 6), row and column directions.
+    pixel_spacings: shape (slices, 2), millimetres.
     """
+    if np.abs(pixel_spacings - pixel_spacings[0]).max() > 1e-3 * pixel_spacings[0].max():
+        raise InputRefused(
+            "slices_differ", "The slices of the series have different pixel sizes.", "Export the series again."
+        )
     if np.abs(orientations - orientations[0]).max() > 1e-3:
         raise InputRefused(
             "slices_not_parallel",
@@ -115,6 +127,11 @@ def check_stack(positions_lps_mm: FloatArray, orientations: FloatArray) -> None:
             f"{kind}.",
             "Export the complete series again.",
         )
+    _check_straight(positions_lps_mm, normal, pixel_spacings[0])
+
+
+def _check_straight(positions_lps_mm: FloatArray, normal: FloatArray, pixel_spacing: FloatArray) -> None:
+    """Refuse a tilted stack, and one in which a slice lies beside the line of the others."""
     whole = positions_lps_mm[-1] - positions_lps_mm[0]
     tilt = np.degrees(np.arccos(np.clip(abs(whole @ normal) / np.linalg.norm(whole), 0, 1)))
     if tilt > TILT_TOLERANCE_DEG:
@@ -124,37 +141,24 @@ def check_stack(positions_lps_mm: FloatArray, orientations: FloatArray) -> None:
             "Use a series without tilt, or correct it first (in Slicer: DICOM import, acquisition geometry "
             "regularisation).",
         )
-
-
-def acquisition_from_tags(tags: dict[str, str]) -> Acquisition:
-    """Acquisition facts out of DICOM-style tags ("0018|0060"); anything missing or malformed is None."""
-
-    def text(key: str) -> str | None:
-        return tags.get(key, "").split("\\")[0].strip(" \0") or None
-
-    def number(key: str) -> float | None:
-        try:
-            return float(text(key) or "")
-        except ValueError:
-            return None
-
-    age = re.fullmatch(r"0*(\d+)Y", text("0010|1010") or "")
-    return Acquisition(
-        modality=text("0008|0060"),
-        kvp=number("0018|0060"),
-        slice_thickness_mm=number("0018|0050"),
-        kernel=text("0018|1210"),
-        contrast_agent=text("0018|0010"),
-        patient_age_years=int(age.group(1)) if age else None,
-        patient_sex=text("0010|0040"),
-    )
+    along = (positions_lps_mm - positions_lps_mm[0]) @ normal
+    expected = positions_lps_mm[0] + np.outer(along / along[-1], whole)
+    aside = np.linalg.norm(positions_lps_mm - expected, axis=1)
+    if aside.max() > 0.5 * pixel_spacing.min():
+        raise InputRefused(
+            "slices_shifted",
+            f"Slice {int(aside.argmax()) + 1} lies {aside.max():.1f} mm beside the line of the others.",
+            "Export the series again; if the table moved, use another reconstruction.",
+        )
 
 
 @dataclass(frozen=True)
 class _Header:
     file_name: str
+    instance_uid: str
     position: FloatArray
     orientation: FloatArray
+    pixel_spacing: FloatArray
     acquisition: Acquisition
 
     @property
@@ -165,16 +169,23 @@ class _Header:
 
 def _header(file_name: str) -> _Header:
     tags = _read_tags(file_name)
-    try:
-        position = np.array([float(v) for v in tags[POSITION].split("\\")])
-        orientation = np.array([float(v) for v in tags[ORIENTATION].split("\\")])
-    except (KeyError, ValueError) as error:
+    if (positive_number(tags, FRAMES) or 1) > 1:
+        raise InputRefused(
+            "multi_frame",
+            "The folder holds an enhanced (multi-frame) CT, which is one file.",
+            "Give that file itself instead of the folder.",
+        )
+    values = [numbers(tags, key, n) for key, n in ((POSITION, 3), (ORIENTATION, 6), (PIXEL_SPACING, 2))]
+    if any(value is None for value in values):
         raise InputRefused(
             "position_missing",
-            f"{Path(file_name).name} doesn't say where its slice lies in the patient.",
+            "A slice of the series doesn't say where it lies in the patient.",
             "Choose an original CT series (not a screenshot or a report).",
-        ) from error
-    return _Header(file_name, position, orientation, acquisition_from_tags(tags))
+        )
+    position, orientation, spacing = (np.array(value) for value in values)
+    # Without a UID every file stands for itself.
+    uid = tags.get(INSTANCE_UID, "").strip(" \0") or file_name
+    return _Header(file_name, uid, position, orientation, spacing, acquisition_from_tags(tags))
 
 
 def _read_tags(file_name: str) -> dict[str, str]:
@@ -185,7 +196,7 @@ def _read_tags(file_name: str) -> dict[str, str]:
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputRefused(
-            "unreadable", f"{Path(file_name).name} can't be read as DICOM.", "Export the series again."
+            "unreadable", "A file of the series can't be read as DICOM.", "Export the series again."
         ) from error
     return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
 
@@ -208,12 +219,20 @@ def _series_in(folder: Path) -> Iterator[Series]:
                 )
 
 
+def _merged(found: Sequence[Series]) -> list[Series]:
+    """Parts of one series that an export put into several folders, together again."""
+    merged: dict[str, Series] = {}
+    for part in found:
+        before = merged.get(part.uid)
+        merged[part.uid] = replace(before, files=before.files + part.files) if before and part.uid else part
+    return list(merged.values())
+
+
 def _listing(found: Sequence[Series]) -> str:
-    lines = [
-        f"  {series.uid or '(no UID)'}  {len(series.files)} slices  {series.modality}  {series.description}"
+    return "; ".join(
+        f"{series.uid or '(no UID)'}: {len(series.files)} slices, {series.modality}, {series.description}"
         for series in found
-    ]
-    return "Choose one with --series UID:\n" + "\n".join(lines)
+    )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ peak of air near −1000.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,16 @@ from medconv.types import Acquisition, CTVolume, InputRefused, QualityNote, Seve
 SAMPLE_VOXELS = 500_000
 SOFT_TISSUE_HU = (-200.0, 200.0)
 MINIMUM_SOFT_TISSUE = 0.02
-AIR_SEARCH_HU = (-1150.0, -850.0)
+AIR_SEARCH_HU = (-2200.0, -850.0)
 AIR_HU = -1000.0
 AIR_TOLERANCE_HU = 50.0
 MINIMUM_AIR = 0.01
 CLIPPED_BELOW_HU = 500.0
+PADDING_BELOW_HU = -1500.0
 SHARP_KERNEL_FROM = 50  # Siemens-style names (B60f, Br64): numbers of 50 and above are edge-enhancing
+SHARP_KERNELS = frozenset({"BONE", "BONEPLUS", "EDGE", "LUNG", "YC", "YD", "D", "E"})  # GE and Philips
+PROJECTIONS = frozenset({"LOCALIZER", "MIP", "MINIP", "PROJECTION IMAGE", "SCREEN SAVE"})
+HU_OF_ANOTHER_KIND = frozenset({"VMI", "MONO", "MONOENERGETIC", "VNC", "IODINE", "VIRTUAL"})
 
 
 def check_hounsfield(ct: CTVolume) -> list[QualityNote]:
@@ -32,11 +37,14 @@ def check_hounsfield(ct: CTVolume) -> list[QualityNote]:
         raise InputRefused(
             "not_ct", f"The image is {modality}, not CT.", "Choose a CT; T-score classes need Hounsfield units."
         )
-    sample = _sample(ct.array_zyx)
-    if not np.isfinite(sample).all():
+    if projection := PROJECTIONS.intersection(ct.acquisition.image_type):
         raise InputRefused(
-            "not_hu", "The image holds values that are not numbers (NaN or infinity).", "Export the CT again."
+            "not_original",
+            f"The image is no CT volume but a {', '.join(sorted(projection)).lower()}.",
+            "Choose the original axial series.",
         )
+    sample = _sample(ct.array_zyx)
+    _refuse_unless_finite(sample)
     low, high = float(sample.min()), float(sample.max())
     soft = float(np.mean((sample >= SOFT_TISSUE_HU[0]) & (sample <= SOFT_TISSUE_HU[1])))
     if low > -150 or soft < MINIMUM_SOFT_TISSUE:
@@ -55,6 +63,18 @@ def check_hounsfield(ct: CTVolume) -> list[QualityNote]:
     return _air_notes(sample) + acquisition_notes(ct.acquisition)
 
 
+def check_finite(block: CTVolume) -> None:
+    """Raise InputRefused if a voxel of the block is no number: one would spread through every filter."""
+    _refuse_unless_finite(block.array_zyx)
+
+
+def _refuse_unless_finite(values: NDArray[Any]) -> None:
+    if not np.isfinite(values).all():
+        raise InputRefused(
+            "not_hu", "The image holds values that are not numbers (NaN or infinity).", "Export the CT again."
+        )
+
+
 def acquisition_notes(acquisition: Acquisition) -> list[QualityNote]:
     """What the tags say that moves HU: tube voltage, contrast agent, kernel (CLINICAL sources in the user guide)."""
     notes = []
@@ -71,6 +91,15 @@ def acquisition_notes(acquisition: Acquisition) -> list[QualityNote]:
                 "published; no correction was made.",
             )
         )
+    unusual = HU_OF_ANOTHER_KIND.intersection(acquisition.image_type)
+    if unusual:
+        notes.append(
+            QualityNote(
+                "not_conventional_hu",
+                Severity.WARNING,
+                f"A derived image ({', '.join(sorted(unusual))}): its HU are not those of a conventional CT.",
+            )
+        )
     if acquisition.contrast_agent:
         notes.append(
             QualityNote(
@@ -80,8 +109,9 @@ def acquisition_notes(acquisition: Acquisition) -> list[QualityNote]:
                 "(portal venous; Pompe 2015). No correction was made.",
             )
         )
-    digits = "".join(c if c.isdigit() else " " for c in acquisition.kernel or "").split()
-    if digits and int(digits[0]) >= SHARP_KERNEL_FROM:
+    kernel = (acquisition.kernel or "").upper()
+    number = re.search(r"[0-9]+", kernel)
+    if kernel in SHARP_KERNELS or (number and int(number[0]) >= SHARP_KERNEL_FROM):
         notes.append(
             QualityNote("sharp_kernel", Severity.WARNING, f"Sharp kernel ({acquisition.kernel}): noise is enhanced.")
         )
@@ -97,9 +127,12 @@ def _sample(array_zyx: NDArray[Any]) -> NDArray[np.float32]:
 def _air_notes(sample: NDArray[np.float32]) -> list[QualityNote]:
     """Where air is in the picture, its most frequent value must be near −1000 HU."""
     air = sample[(sample >= AIR_SEARCH_HU[0]) & (sample <= AIR_SEARCH_HU[1])]
+    lowest = float(sample.min())
+    if lowest < PADDING_BELOW_HU:  # a constant outside the scanner's circle is padding, not air
+        air = air[air != lowest]
     if air.size < MINIMUM_AIR * sample.size:
         return []
-    counts, edges = np.histogram(air, bins=30, range=AIR_SEARCH_HU)
+    counts, edges = np.histogram(air, bins=135, range=AIR_SEARCH_HU)
     at = int(counts.argmax())
     peak = float(edges[at] + edges[at + 1]) / 2
     if at == len(counts) - 1 or abs(peak - AIR_HU) <= AIR_TOLERANCE_HU:  # a rise towards the edge is lung, not air

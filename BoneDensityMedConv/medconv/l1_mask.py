@@ -35,6 +35,8 @@ def from_labels(
     Raises InputRefused (label absent, mask elsewhere in space) and UsageError (no label given, several present).
     """
     wanted = _only_label(labels_zyx) if label is None else label
+    if wanted < 1:
+        raise UsageError("label_not_positive", f"Label {wanted} can't be L1: 0 is the background.", "Give 1 or more.")
     block, start = _cut_label(labels_zyx, wanted)
     if geometry.same_grid_as(ct_geometry):
         return L1Mask(block, start, ct_geometry, source), []
@@ -103,7 +105,9 @@ def _only_label(labels_zyx: NDArray[Any]) -> int:
     present = _labels_present(labels_zyx)
     if len(present) == 1:
         return present[0]
-    found = ", ".join(map(str, present[:12])) or "none"
+    if not present:
+        raise InputRefused("mask_empty", "The mask is empty.", "Choose a mask that holds L1.")
+    found = ", ".join(map(str, present[:12]))
     raise UsageError(
         "label_needed",
         f"The mask holds {len(present)} labels ({found}), so L1 must be named.",

@@ -12,10 +12,10 @@ from time import perf_counter
 
 import numpy as np
 
-from medconv import attenuation, crop, l1_mask, tau_adjustment, tscore
+from medconv import attenuation, crop, l1_mask, mask_fit, tau_adjustment, tscore
 from medconv.config import ModelCard
 from medconv.grid import cut_ct, index3
-from medconv.hounsfield import check_hounsfield
+from medconv.hounsfield import check_finite, check_hounsfield
 from medconv.inference import LoadedModel
 from medconv.slices import check_slices
 from medconv.types import (
@@ -84,8 +84,10 @@ def prepare(
     progress("Checking L1", 0.15)
     mask, mask_notes = l1_mask.check(mask)
     start, size = _neighbourhood(mask)
+    block = cut_ct(ct, start, size)
+    check_finite(block)
     return L1Case(
-        ct=cut_ct(ct, start, size),
+        ct=block,
         mask_zyx=_mask_in_block(mask, start, size),
         center_lps_mm=l1_mask.center_lps_mm(mask),
         volume_ml=l1_mask.volume_ml(mask),
@@ -120,7 +122,8 @@ def measure(
     """L1's attenuation and the network's logits."""
     started = perf_counter()
     progress("Measuring L1's attenuation", 0.25)
-    core, notes = attenuation.measure(case)
+    fit_notes = mask_fit.check_fit(case)
+    core, core_notes = attenuation.measure(case)
     _stop_if(is_cancelled)
     measured_at = perf_counter()
     progress("Cutting out L1", 0.4)
@@ -135,7 +138,7 @@ def measure(
         "crop": cropped_at - measured_at,
         "network": perf_counter() - cropped_at,
     }
-    return Measured(core, logits, (*notes, *device_notes), model.device, timing)
+    return Measured(core, logits, (*fit_notes, *core_notes, *device_notes), model.device, timing)
 
 
 def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adjustment) -> Prediction:

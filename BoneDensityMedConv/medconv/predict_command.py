@@ -10,8 +10,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from medconv import l1_mask, pipeline, report, report_html, tscore, volume_io
 from medconv.config import ModelCard
+from medconv.grid import index3
 from medconv.inference import LoadedModel
 from medconv.planes import png_bytes, render_planes
 from medconv.tau_adjustment import check_adjustment, method
@@ -33,12 +36,12 @@ def run_predict(options: argparse.Namespace) -> int:
     model = LoadedModel.load(options.weights, options.device)
     adjustment = chosen_adjustment(options, model.card)
     try:
-        ct, mask, prediction = _analyse(options, model, adjustment)
+        ct, prediction = _analyse(options, model, adjustment)
     except InputRefused as refusal:
         _write_report(out, report.refusal_document(refusal), {})
         raise
     _say("Writing the results")
-    _write_answer(out, ct, mask, prediction)
+    _write_answer(out, ct, prediction)
     _say("")
     _print_answer(prediction, out)
     return 0
@@ -74,9 +77,7 @@ def _check_request(options: argparse.Namespace) -> None:
         )
 
 
-def _analyse(
-    options: argparse.Namespace, model: LoadedModel, adjustment: Adjustment
-) -> tuple[CTVolume, L1Mask, Prediction]:
+def _analyse(options: argparse.Namespace, model: LoadedModel, adjustment: Adjustment) -> tuple[CTVolume, Prediction]:
     started = perf_counter()
     _say("Reading the CT")
     ct = volume_io.read_ct(options.ct, options.series)
@@ -87,20 +88,26 @@ def _analyse(
     read_at = perf_counter()
     prediction = pipeline.predict(ct, mask, model, adjustment, notes=notes, progress=lambda stage, _: _say(stage))
     timing = {"read": read_at - started, **prediction.timing_s, "total": perf_counter() - started}
-    return ct, mask, replace(prediction, timing_s=timing)
+    return ct, replace(prediction, timing_s=timing)
 
 
-def _write_answer(out: Path, ct: CTVolume, mask: L1Mask, prediction: Prediction) -> None:
+def _write_answer(out: Path, ct: CTVolume, prediction: Prediction) -> None:
     pictures = {name: png_bytes(picture) for name, picture in render_planes(ct, prediction.case).items()}
     for name, png in pictures.items():
         (out / PLANE.format(name)).write_bytes(png)
-    volume_io.write_image(out / MASK, mask.full_array_zyx(), ct.geometry)
+    volume_io.write_image(out / MASK, measured_mask(ct, prediction).full_array_zyx(), ct.geometry)
     _write_report(out, report.result_document(prediction), pictures)
+
+
+def measured_mask(ct: CTVolume, prediction: Prediction) -> L1Mask:
+    """The mask that the answer rests on, without stray pieces, on the CT's grid."""
+    start = np.round(ct.geometry.lps_to_index(prediction.case.ct.geometry.origin_lps_mm))
+    return L1Mask(prediction.case.mask_zyx, index3(start), ct.geometry)
 
 
 def _write_report(out: Path, document: dict[str, Any], pictures: dict[str, bytes]) -> None:
     (out / REPORT).write_text(report_html.result_page(document, pictures), "utf-8")
-    (out / RESULT).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    (out / RESULT).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def _remove_earlier_results(out: Path) -> None:

@@ -41,7 +41,7 @@ def refusal_document(refusal: InputRefused) -> dict[str, Any]:
     """The document of result.json for an input that was refused."""
     return {
         **_frame("refused"),
-        "refusal": {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy},
+        "refusal": {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy},  # no details
     }
 
 

@@ -53,14 +53,16 @@ class MedConvError(Exception):
 
     exit_code = 1
 
-    def __init__(self, code: str, message: str, remedy: str) -> None:
+    def __init__(self, code: str, message: str, remedy: str, details: str = "") -> None:
+        """`details` may name files or series: it is for the screen, and is never written into a result."""
         super().__init__(message)
         self.code = code
         self.message = message
         self.remedy = remedy
+        self.details = details
 
     def __str__(self) -> str:
-        return f"{self.message} {self.remedy}".strip()
+        return " ".join(part for part in (self.message, self.remedy, self.details) if part)
 
 
 class UsageError(MedConvError):
@@ -154,6 +156,7 @@ class Acquisition:
     contrast_agent: str | None = None
     patient_age_years: int | None = None
     patient_sex: str | None = None
+    image_type: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

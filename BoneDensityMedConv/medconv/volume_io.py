@@ -12,10 +12,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from medconv.dicom_series import acquisition_from_tags, find_series, read_series
+from medconv.dicom_series import find_series, read_series
+from medconv.dicom_tags import acquisition_from_tags
 from medconv.grid import geometry_of, to_image
 from medconv.types import CTVolume, ImageGeometry, InputRefused
 
@@ -37,7 +39,7 @@ def read_ct(path: str | Path, series_uid: str | None = None) -> CTVolume:
     if _is_single_dicom_slice(tags):
         raise InputRefused(
             "single_slice",
-            f"{path.name} is one DICOM slice, not a volume.",
+            "The file is one DICOM slice, not a volume.",
             "Give the folder that holds the series.",
         )
     _check_volume(reader, path)
@@ -62,14 +64,22 @@ def read_labels(path: str | Path) -> tuple[NDArray[Any], ImageGeometry, object]:
     path = _existing(path)
     if path.is_dir():
         raise InputRefused(
-            "mask_is_folder", f"{path.name} is a folder, a mask must be a file.", "Give a NIfTI or NRRD label map."
+            "mask_is_folder", "The mask is a folder, it must be a file.", "Give a NIfTI or NRRD label map."
         )
     reader = _reader(path)
     _check_volume(reader, path)
     _check_complete(path, _tags(reader))
     image = _execute(reader, path)
-    if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        image = sitk.Cast(image, sitk.sitkInt32)
+    values = sitk.GetArrayViewFromImage(image)
+    whole = values.dtype.kind in "iu" or bool(np.all(np.abs(values - np.round(values)) < 1e-3))
+    if not whole or values.min() < 0:
+        raise InputRefused(
+            "not_a_label_map",
+            "The mask is no label map: it holds negative or fractional values.",
+            "Give a label map with whole numbers (not the CT itself, a probability map or an interpolated mask).",
+        )
+    if values.dtype.kind == "f":
+        image = sitk.Cast(sitk.Round(image), sitk.sitkInt32)
     return sitk.GetArrayViewFromImage(image), geometry_of(image), image
 
 
@@ -81,7 +91,7 @@ def write_image(path: Path, array_zyx: NDArray[Any], geometry: ImageGeometry) ->
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
-        raise InputRefused("file_missing", f"There is no file or folder {path}.", "Check the path.")
+        raise InputRefused("file_missing", "There is no such file or folder.", "Check the path.", str(path))
     return path
 
 
@@ -106,13 +116,14 @@ def _unreadable(path: Path, error: RuntimeError) -> InputRefused:
     if "orthonormal" in str(error):
         return InputRefused(
             "grid_not_orthogonal",
-            f"{path.name}: the axes of its voxel grid are not at right angles (a tilted gantry?).",
+            "The axes of the image's voxel grid are not at right angles (a tilted gantry?).",
             "Export the CT with its tilt corrected.",
         )
     return InputRefused(
         "unreadable",
-        f"{path.name} can't be read as an image: it is damaged, cut off, or of another format.",
+        "The file can't be read as an image: it is damaged, cut off, or of another format.",
         "Expected NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha), or a folder with a DICOM series.",
+        path.name,
     )
 
 
@@ -134,7 +145,7 @@ def _check_complete(path: Path, tags: dict[str, str]) -> None:
     if found < expected:
         raise InputRefused(
             "file_cut_off",
-            f"{path.name} is cut off: it holds {found:,} of {expected:,} bytes.",
+            f"The file is cut off: it holds {found:,} of {expected:,} bytes.",
             "Copy or export the file again.",
         )
 
@@ -161,18 +172,18 @@ def _check_volume(reader: sitk.ImageFileReader, path: Path) -> None:
     if len(size) > 3 and any(n > 1 for n in size[3:]):
         raise InputRefused(
             "image_4d",
-            f"{path.name} is a {len(size)}D image ({' x '.join(map(str, size))}), not a single CT volume.",
+            f"The file is a {len(size)}D image ({' x '.join(map(str, size))}), not a single CT volume.",
             "Give one time point or phase as a 3D image.",
         )
     if len(large_axes) < 3:
         raise InputRefused(
             "image_2d",
-            f"{path.name} is a 2D image ({' x '.join(map(str, size))}), not a CT volume.",
+            f"The file is a 2D image ({' x '.join(map(str, size))}), not a CT volume.",
             "Give the whole CT as a 3D image or as a folder with its DICOM series.",
         )
     if reader.GetNumberOfComponents() != 1:
         raise InputRefused(
             "image_in_colour",
-            f"{path.name} has {reader.GetNumberOfComponents()} values per voxel, a CT has one.",
+            f"The file has {reader.GetNumberOfComponents()} values per voxel, a CT has one.",
             "Give the original CT, not a colour rendering.",
         )

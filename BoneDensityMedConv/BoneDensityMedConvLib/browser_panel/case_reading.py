@@ -89,7 +89,7 @@ def series_choices(folder: Path) -> list[dict[str, str]]:
     """The DICOM series of a folder that have more than one slice: their UID and what to call them on the page."""
     from medconv import dicom_series
 
-    found = [series for sub in dicom_series._folders(folder) for series in dicom_series._series_in(sub)]
+    found = dicom_series.list_series(folder)
     return [
         {"id": one.uid, "label": f"{one.description or one.uid}, {len(one.files)} slices, {one.modality}"}
         for one in found

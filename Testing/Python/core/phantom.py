@@ -2,7 +2,7 @@
 
 In the phantom's own frame (millimetres, LPS axes, origin at the middle of the vertebral body): the body is an
 elliptic cylinder 44 wide (x), 32 deep (y), 26 high (z), trabecular bone inside a 2 mm cortex; behind a round canal
-lie two pedicles, an arch and a spinous process of cortical bone. All around is soft tissue within a body of 110 mm
+lie two pedicles, an arch and a spinous process of cortical bone that hangs below the body, as in L1. All around is soft tissue within a body of 110 mm
 radius; outside is air.
 """
 
@@ -56,7 +56,7 @@ def phantom(
 
     pedicles = (np.abs(np.abs(x) - 13) <= 4) & (y > 0) & (y <= 30) & (np.abs(z - 5) <= 6)
     arch = (np.abs(x) <= 17) & (np.abs(y - 33) <= 3) & (np.abs(z) <= 11)
-    spinous = (np.abs(x) <= 4) & (y >= 33) & (y <= 60) & (np.abs(z + 2) <= 9)
+    spinous = (np.abs(x) <= 4) & (y >= 33) & (y <= 60) & (z >= -26) & (z <= -4)
     whole = body(0) | pedicles | arch | spinous
 
     hu = np.where(np.hypot(x, y) <= 110, SOFT_HU, AIR_HU).astype(np.float32)

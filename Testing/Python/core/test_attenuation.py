@@ -120,6 +120,11 @@ def spine_report_erosion(body, spacing, radius_mm=4.0):
     return binary_erosion(body, structure=kernel)
 
 
+def roi_on_ct(mask, geometry):
+    """The region on the CT's own grid."""
+    return attenuation.trabecular_roi(np.asarray(mask), geometry)
+
+
 @pytest.mark.real_ct
 def test_the_real_case_agrees_with_its_independent_spine_report(real_ct_dir):
     folder = real_ct_dir / "abdomen_3mm_l1_complete"
@@ -142,6 +147,9 @@ def test_the_real_case_agrees_with_its_independent_spine_report(real_ct_dir):
     assert core.median_hu == pytest.approx(np.median(centred), abs=10)
     assert core.median_hu == pytest.approx(report["vertebrae_L1_intensity_median"], abs=15)
     assert core.mean_hu < report["vertebrae_L1_intensity"]
+    # Its centre is that of the body their model found.
+    roi_center, body_center = (np.mean(np.argwhere(m), axis=0) * 3.0 for m in (roi_on_ct(labels == 31, geometry), body))
+    assert np.abs(roi_center - body_center).max() < 4.0
     # Our region, found from the whole vertebra, lies entirely in the body that their model found.
     hu_grid_mask, g = canonical((labels == 31).astype(np.uint8), geometry)
     roi = attenuation.trabecular_roi(hu_grid_mask.astype(bool), g)

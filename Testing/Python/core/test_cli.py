@@ -11,6 +11,7 @@ from core.dicom_writer import write_series
 from core.phantom import Phantom, grid, phantom, write
 
 from medconv.cli import main
+from medconv.grid import to_image
 from medconv.report import schema
 from medconv.volume_io import read_ct
 
@@ -141,6 +142,7 @@ def test_a_dicom_folder_and_a_mask_of_another_grid_give_an_answer(run, tmp_path,
         (("--mask", "MASK", "--adjustment", "temperature", "--tau2", "0"), 2, "out of range"),
         (("--mask", "MASK", "--adjustment", "sharpen"), 2, "invalid choice"),
         (("--mask", "MASK", "--label", "one"), 2, "invalid int"),
+        (("--mask", "MASK", "--label", "0"), 2, "background"),
     ],
 )
 def test_usage_and_missing_things_have_their_exit_codes(run, files, extra, code, words):
@@ -167,6 +169,54 @@ def test_no_path_and_no_name_of_the_input_gets_into_the_results(run, vertebra, t
     assert run(ct, "--mask", mask)[0] == 0
     for name in ("result.json", "report.html"):
         assert "Surname" not in (tmp_path / "out" / name).read_text()
+
+
+def test_no_name_of_the_input_gets_into_a_refusal(run, vertebra, tmp_path):
+    folder = tmp_path / "Surname Forename"
+    folder.mkdir()
+    _, mask = write(vertebra, folder)
+    small = phantom(grid((2.0, 2.0, 2.5)))
+    for part in "ab":
+        write_series(folder / "dicom" / part, small.ct, SeriesDescription="CT Surname^Forename")
+    (folder / "Surname.nii").write_bytes(b"x")
+    for ct in (folder / "Surname.nii", folder / "missing Surname.nii", folder / "dicom"):
+        code, _, _, err = run(ct, "--mask", mask)
+        assert code == 3
+        assert "Surname" in err  # the screen names it, the files don't
+        for name in ("result.json", "report.html"):
+            assert "Surname" not in (tmp_path / "out" / name).read_text()
+
+
+def test_the_mask_written_is_the_mask_that_was_measured(run, vertebra, tmp_path):
+    labels = vertebra.labels_zyx.copy()
+    labels[20, 20, 20:23] = 31
+    ct, mask = altered(vertebra, tmp_path / "stray", labels=labels)
+    code, document, _, _ = run(ct, "--mask", mask)
+    assert code == 0
+    assert "stray_voxels_removed" in {n["code"] for n in document["quality"]}
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "l1_mask.nii.gz")))
+    assert np.array_equal(written, vertebra.labels_zyx // 31)
+
+
+def test_a_voxel_that_is_no_number_is_refused(run, vertebra, tmp_path):
+    hu = vertebra.ct.array_zyx.astype(np.float32)
+    hu[55, 80, 80] = np.nan
+    (tmp_path / "n").mkdir()
+    sitk.WriteImage(to_image(hu, vertebra.ct.geometry), str(tmp_path / "n" / "ct.nrrd"))
+    _, mask = write(vertebra, tmp_path)
+    assert refused(run, tmp_path / "n" / "ct.nrrd", "--mask", mask) == "not_hu"
+
+
+def test_what_nobody_foresaw_is_one_line_and_exit_1(run, files, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr("medconv.pipeline.predict", fail)
+    code, _, _, err = run(files[0], "--mask", files[1])
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "surprise" in err
+    assert main(["bench", "--slices", "3"]) == 2
 
 
 def test_weights_list_verify_import(only_untrained, capsys, tmp_path):

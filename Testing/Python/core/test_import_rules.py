@@ -38,7 +38,6 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
         {"slices"},
         {"segmenter", "segmenters"},
         {"l1_mask"},
-        {"mask_fit"},
         {"attenuation"},
         {"mask_fit"},
         {"crop"},

@@ -1,11 +1,13 @@
 """Reading: any format and orientation, every unreadable input by name. DICOM files are written by pydicom."""
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from core.dicom_writer import write_series
 from core.phantom import grid, phantom, reoriented, write
 
+from medconv.dicom_tags import acquisition_from_tags
 from medconv.grid import canonical, to_image
 from medconv.hounsfield import check_hounsfield
 from medconv.slices import check_slices
@@ -58,7 +60,8 @@ def test_several_series_are_listed_and_one_can_be_chosen(small, tmp_path):
         read_ct(tmp_path)
     assert caught.value.code == "several_series"
     for expected in (first, second, "Bone", "Soft tissue", "16 slices", "32 slices"):
-        assert expected in caught.value.remedy
+        assert expected in caught.value.details
+    assert "Bone" not in caught.value.remedy  # a description may hold a name; results keep only message and remedy
     assert read_ct(tmp_path, second).geometry.size_xyz[2] == 16
     with pytest.raises(InputRefused) as caught:
         read_ct(tmp_path, "1.2.3")
@@ -187,3 +190,93 @@ def test_slice_thickness(mm, expected):
         assert caught.value.code == "slices_too_thick"
     else:
         assert [n.code for n in check_slices(ct)] == (["thick_slices"] if expected == "warned" else [])
+
+
+def read_refused(path):
+    with pytest.raises(InputRefused) as caught:
+        read_ct(path)
+    return caught.value.code
+
+
+def headers(folder):
+    return {pydicom.dcmread(file).InstanceNumber: file for file in folder.iterdir()}
+
+
+def altered(file, **tags):
+    dataset = pydicom.dcmread(file)
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.save_as(file)
+
+
+def test_slices_that_differ_in_pixel_size_or_lie_aside_are_refused(small, tmp_path):
+    write_series(tmp_path / "a", small.ct)
+    altered(headers(tmp_path / "a")[6], PixelSpacing=[1.0, 1.0])
+    assert read_refused(tmp_path / "a") == "slices_differ"
+    write_series(tmp_path / "b", small.ct)
+    file = headers(tmp_path / "b")[6]
+    x, y, z = pydicom.dcmread(file).ImagePositionPatient
+    altered(file, ImagePositionPatient=[x + 40, y, z])
+    assert read_refused(tmp_path / "b") == "slices_shifted"
+
+
+def test_one_series_in_two_folders_is_one_series(small, tmp_path):
+    write_series(tmp_path / "a", small.ct)
+    (tmp_path / "b").mkdir()
+    for number, file in headers(tmp_path / "a").items():
+        if number % 2:
+            file.rename(tmp_path / "b" / file.name)
+    assert np.array_equal(read_ct(tmp_path).array_zyx, small.ct.array_zyx)
+
+
+def test_copies_of_a_file_are_read_once(small, tmp_path):
+    write_series(tmp_path / "a", small.ct)
+    file = headers(tmp_path / "a")[4]
+    (tmp_path / "a" / "copy").write_bytes(file.read_bytes())
+    assert np.array_equal(read_ct(tmp_path / "a").array_zyx, small.ct.array_zyx)
+
+
+def test_odd_tags_are_nothing_rather_than_a_crash(small, tmp_path):
+    write_series(tmp_path / "a", small.ct, age="018M", ConvolutionKernel="B²", ContrastBolusAgent="NONE")
+    acquisition = read_ct(tmp_path / "a").acquisition
+    assert (acquisition.patient_age_years, acquisition.contrast_agent) == (1, None)
+    for text in ("1e9999", "nan", "0", "-3", ""):
+        assert acquisition_from_tags({"0018|0060": text}).kvp is None
+    broken = acquisition_from_tags({"0018|1210": "B²", "0010|1010": "abcY"})
+    assert check_hounsfield(volume(small.ct.array_zyx, kernel=broken.kernel, kvp=120.0)) == []
+    write_series(tmp_path / "b", small.ct)
+    altered(headers(tmp_path / "b")[3], ImagePositionPatient=[1.0, 2.0])
+    assert read_refused(tmp_path / "b") == "position_missing"
+
+
+def test_projections_are_refused_and_other_kinds_of_hu_noted(small, tmp_path):
+    write_series(tmp_path / "a", small.ct, ImageType=["DERIVED", "SECONDARY", "MIP"])
+    with pytest.raises(InputRefused) as caught:
+        check_hounsfield(read_ct(tmp_path / "a"))
+    assert caught.value.code == "not_original"
+    monoenergetic = volume(small.ct.array_zyx, kvp=120.0, image_type=("DERIVED", "PRIMARY", "VMI"))
+    assert [n.code for n in check_hounsfield(monoenergetic)] == ["not_conventional_hu"]
+
+
+@pytest.mark.parametrize("change", [lambda hu: hu * 2, lambda hu: hu - 200, lambda hu: hu * 1.2])
+def test_a_wrong_hu_scale_is_noticed_by_its_air(small, change):
+    noise = np.random.default_rng(0).normal(0, 10, small.ct.array_zyx.shape)
+    ct = volume(change(small.ct.array_zyx + noise), kvp=120.0)
+    assert [n.code for n in check_hounsfield(ct)] == ["air_not_minus_1000"]
+
+
+def test_padding_outside_the_scanners_circle_is_not_air(small):
+    hu = small.ct.array_zyx.copy()
+    hu[:, :20] = -3024
+    assert check_hounsfield(volume(hu, kvp=120.0)) == []
+
+
+def test_what_is_no_label_map_is_refused(small, tmp_path):
+    def refused(array):
+        sitk.WriteImage(to_image(array, small.ct.geometry), str(tmp_path / "m.nii"))
+        with pytest.raises(InputRefused) as caught:
+            read_labels(tmp_path / "m.nii")
+        return caught.value.code
+
+    assert refused(small.ct.array_zyx) == "not_a_label_map"
+    assert refused((small.labels_zyx * 0.99).astype(np.float32)) == "not_a_label_map"

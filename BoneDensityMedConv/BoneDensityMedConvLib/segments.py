@@ -25,12 +25,14 @@ MAXIMUM_SEGMENTS_FOR_SURFACES = 6
 def add_ct(scene: Any, ct: CTVolume, name: str) -> Any:
     """A new `vtkMRMLScalarVolumeNode` with a copy of the CT's voxels, its grid turned to RAS."""
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
+    # Display nodes before the image: made after it, they would search the whole CT for a window of their own.
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().AutoWindowLevelOff()
     node.SetIJKToRASMatrix(vtk_matrix(index_to_ras(ct.geometry)))
     node.SetAndObserveImageData(_image(vtk.vtkImageData(), ct.array_zyx))
     keep_acquisition(node, ct.acquisition)
     if ct.is_simulated:
         node.SetAttribute(SIMULATED_ATTRIBUTE, "1")
-    node.CreateDefaultDisplayNodes()
     return node
 
 

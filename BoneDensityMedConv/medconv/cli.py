@@ -86,6 +86,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _add_panel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     p = commands.add_parser("panel", help="the panel in a browser, on this computer only")
     p.add_argument("--ct", type=Path, metavar="FILE|DIR")
+    p.add_argument("--series", metavar="UID", help="which DICOM series, if the folder holds several")
     p.add_argument("--mask", type=Path, metavar="FILE")
     p.add_argument("--label", type=int, metavar="N")
     p.add_argument("--port", type=int, default=0, help="default: any free port")
@@ -98,7 +99,12 @@ def _panel(options: argparse.Namespace) -> int:
 
     run_browser_panel = load_browser_panel()
     return run_browser_panel(
-        options.ct, options.mask, options.label, port=options.port, open_browser=not options.no_open
+        options.ct,
+        options.mask,
+        options.label,
+        series=options.series,
+        port=options.port,
+        open_browser=not options.no_open,
     )
 
 

@@ -2,8 +2,8 @@
 
 In the phantom's own frame (millimetres, LPS axes, origin at the middle of the vertebral body): the body is an
 elliptic cylinder 44 wide (x), 32 deep (y), 26 high (z), trabecular bone inside a 2 mm cortex; behind a round canal
-lie two pedicles, an arch and a spinous process of cortical bone that hangs below the body, as in L1. All around is soft tissue within a body of 110 mm
-radius; outside is air.
+lie two pedicles, an arch and a spinous process of cortical bone that hangs below the body, as in L1. All around is
+soft tissue within a body of 75 mm radius; outside is air.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def phantom(
     spinous = (np.abs(x) <= 4) & (y >= 33) & (y <= 60) & (z >= -26) & (z <= -4)
     whole = body(0) | pedicles | arch | spinous
 
-    hu = np.where(np.hypot(x, y) <= 110, SOFT_HU, AIR_HU).astype(np.float32)
-    hu[np.hypot(x, y) > 75] = AIR_HU
+    hu = np.where(np.hypot(x, y) <= 75, SOFT_HU, AIR_HU).astype(np.float32)
     hu[whole] = CORTEX_HU
     hu[body(2)] = trabecular_hu
     if noise_sd:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import slicer
 
+from medconv.dicom_tags import ACQUISITION_TAGS, acquisition_from_tags
 from medconv.types import Acquisition
 
 INSTANCE_UIDS_ATTRIBUTE = "DICOM.instanceUIDs"
@@ -20,18 +20,11 @@ def acquisition_of(node: Any) -> Acquisition:
     """What is known of a volume node's acquisition; fields are None where nothing is known."""
     own = node.GetAttribute(OWN_ATTRIBUTE)
     if own:
-        return Acquisition(**json.loads(own))
-    tags = _dicom_reader(node)
-    modality = tags("0008,0060") or _modality_in_hierarchy(node)
-    return Acquisition(
-        modality=modality or None,
-        kvp=_number(tags("0018,0060")),
-        slice_thickness_mm=_number(tags("0018,0050")),
-        kernel=tags("0018,1210") or None,
-        contrast_agent=tags("0018,0010") or None,
-        patient_age_years=_age_years(tags("0010,1010")),
-        patient_sex=tags("0010,0040") or None,
-    )
+        facts = json.loads(own)
+        return Acquisition(**facts | {"image_type": tuple(facts["image_type"])})
+    read = _dicom_reader(node)
+    found = acquisition_from_tags({tag: read(tag.replace("|", ",")) for tag in ACQUISITION_TAGS})
+    return replace(found, modality=found.modality or _modality_in_hierarchy(node) or None)
 
 
 def keep_acquisition(node: Any, acquisition: Acquisition) -> None:
@@ -55,19 +48,3 @@ def _modality_in_hierarchy(node: Any) -> str:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     item = hierarchy.GetItemByDataNode(node)
     return hierarchy.GetItemAttribute(item, MODALITY_ITEM_ATTRIBUTE) if item else ""
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _age_years(text: str) -> int | None:
-    """A DICOM age string ("055Y", "018M") in completed years."""
-    match = re.fullmatch(r"(\d{3})([DWMY])", text)
-    if match is None:
-        return None
-    count = int(match[1])
-    return count if match[2] == "Y" else count // {"M": 12, "W": 52, "D": 365}[match[2]]

@@ -8,22 +8,24 @@ from collections.abc import Mapping
 
 from medconv.types import Acquisition
 
-IMAGE_TYPE = "0008|0008"
+MODALITY, KVP, THICKNESS, KERNEL = "0008|0060", "0018|0060", "0018|0050", "0018|1210"
+CONTRAST, AGE, SEX, IMAGE_TYPE = "0018|0010", "0010|1010", "0010|0040", "0008|0008"
+ACQUISITION_TAGS = (MODALITY, KVP, THICKNESS, KERNEL, CONTRAST, AGE, SEX, IMAGE_TYPE)
 YEARS_PER_UNIT = {"Y": 1.0, "M": 1 / 12, "W": 1 / 52, "D": 1 / 365}
 NO_CONTRAST = frozenset({"", "0", "N", "NO", "NONE", "N/A", "NA", "WITHOUT", "NATIVE"})
 
 
 def acquisition_from_tags(tags: Mapping[str, str]) -> Acquisition:
     """What the tags say; anything missing or malformed is None."""
-    contrast = first_value(tags, "0018|0010")
+    contrast = first_value(tags, CONTRAST)
     return Acquisition(
-        modality=first_value(tags, "0008|0060"),
-        kvp=positive_number(tags, "0018|0060"),
-        slice_thickness_mm=positive_number(tags, "0018|0050"),
-        kernel=first_value(tags, "0018|1210"),
+        modality=first_value(tags, MODALITY),
+        kvp=positive_number(tags, KVP),
+        slice_thickness_mm=positive_number(tags, THICKNESS),
+        kernel=first_value(tags, KERNEL),
         contrast_agent=None if (contrast or "").upper() in NO_CONTRAST else contrast,
-        patient_age_years=age_years(first_value(tags, "0010|1010")),
-        patient_sex=first_value(tags, "0010|0040"),
+        patient_age_years=age_years(first_value(tags, AGE)),
+        patient_sex=first_value(tags, SEX),
         image_type=tuple(value.strip().upper() for value in tags.get(IMAGE_TYPE, "").split("\\") if value.strip()),
     )
 

@@ -602,13 +602,13 @@ def test_l1_is_shown_in_the_planes_when_the_analysis_starts_and_on_request(
     presenter.set_ct(loaded.ct)
     presenter.set_segmentation(loaded.segmentation)
     presenter.analyse()
-    # The phantom is symmetric about x = 0, and its centre of mass lies 10.0 mm behind the body's middle.
+    # The phantom is symmetric about x = 0, and its centre of mass lies 11.3 mm behind the body's middle.
     assert logics[1].GetSliceOffset() == pytest.approx(0.0, abs=0.5)
-    assert logics[2].GetSliceOffset() == pytest.approx(-10.0, abs=0.5)
+    assert logics[2].GetSliceOffset() == pytest.approx(-11.3, abs=0.5)
     assert loaded.ct.GetDisplayNode().GetWindow() == 1800
     logics[2].SetSliceOffset(50)
     presenter.center_on_l1()
-    assert logics[2].GetSliceOffset() == pytest.approx(-10.0, abs=0.5)
+    assert logics[2].GetSliceOffset() == pytest.approx(-11.3, abs=0.5)
     presenter.close()
 
 

@@ -61,9 +61,9 @@ def require() -> None:
 
 
 def _install_torch() -> None:
-    # The PyTorch extension knows which build fits the computer; a plain pip install would guess.
+    # The PyTorch extension knows which build fits the computer; a plain pip install would guess. The panel has asked.
     utilities: Any = importlib.import_module("PyTorchUtils")
-    if utilities.PyTorchUtilsLogic().installTorch(askConfirmation=True) is None:
+    if utilities.PyTorchUtilsLogic().installTorch(askConfirmation=False) is None:
         raise RuntimeError("the installation was declined or failed")
 
 

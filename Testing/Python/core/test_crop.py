@@ -74,7 +74,7 @@ def test_channels_repeat_the_grey_image(vertebra):
 
 
 def test_beyond_the_edge_of_the_ct_is_the_windows_lower_end():
-    case = phantom(grid(field_mm=(70.0, 110.0, 34.0), center=(0.0, 15.0, 0.0)))
+    case = phantom(grid(field_mm=(70.0, 110.0, 46.0), center=(0.0, 15.0, -6.0)))
     crop = crop_of(case, Preprocessing(size_xyz=(64, 64, 64), spacing_mm=1.5, masked=False))
     assert (crop[0, 0] == 0).all()
     assert (crop[0, -1] == 0).all()

@@ -86,11 +86,11 @@ def in_slicer(installed, monkeypatch):
     return make
 
 
-def test_torch_comes_through_the_pytorch_extension_which_asks(in_slicer):
+def test_torch_comes_through_the_pytorch_extension_after_the_panel_asked(in_slicer):
     installer = in_slicer()
     assert [problem.installable for problem in dependencies.missing()] == [True, True]
     dependencies.install("torch")
-    assert installer.calls == [("torch", True)]
+    assert installer.calls == [("torch", False)]
     assert [problem.kind for problem in dependencies.missing()] == ["SimpleITK"]
 
 

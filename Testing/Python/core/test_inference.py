@@ -1,10 +1,13 @@
 """Devices: the choice, and what happens when a GPU's memory is full, shown with a network that says it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from medconv import inference
+from medconv.config import Architecture
 from medconv.inference import LoadedModel, choose_device
 from medconv.types import InputRefused, MissingRequirement, UsageError
 
@@ -84,3 +87,23 @@ def test_an_output_that_is_no_number_is_refused(model):
     with pytest.raises(InputRefused) as caught:
         LoadedModel(model.card, Nan()).run(CROP)
     assert caught.value.code == "network_gave_no_number"
+
+
+def test_a_slim_network_runs_on_one_thread_and_gives_the_others_back(model):
+    seen = []
+
+    class Counts(torch.nn.Module):
+        def forward(self, x):
+            seen.append(torch.get_num_threads())
+            return torch.zeros(1, 3)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        LoadedModel(model.card, Counts()).run(CROP)
+        wide = replace(model.card, architecture=Architecture(width=64))
+        LoadedModel(wide, Counts()).run(CROP)
+        assert seen == [1, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -39,6 +39,7 @@ MINIMUM_VOXELS = 20
 DENSE_HU = 1000.0
 DENSE_FRACTION = 0.01
 HETEROGENEOUS_SD_HU = 120.0
+FOCUS_HU = 7.5  # of evenly noisy bone, mean and median lie within 2 HU
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,17 @@ def measure(case: L1Case) -> tuple[Attenuation, list[QualityNote]]:
                 "heterogeneous_core",
                 Severity.WARNING,
                 f"L1's core is uneven (SD {attenuation.sd_hu:.0f} HU): noise, a focal lesion, sclerosis or a fracture?",
+            )
+        )
+    apart = attenuation.mean_hu - attenuation.median_hu
+    if abs(apart) > FOCUS_HU:
+        what = "denser" if apart > 0 else "less dense"
+        notes.append(
+            QualityNote(
+                "focus_in_core",
+                Severity.WARNING,
+                f"Mean and median of L1's core differ by {abs(apart):.0f} HU: a small {what} focus lies in it. The "
+                f"median ({attenuation.median_hu:.0f} HU) is the safer figure.",
             )
         )
     return attenuation, notes

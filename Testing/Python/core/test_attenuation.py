@@ -99,7 +99,15 @@ def test_cement_and_metal_are_refused(vertebra):
 def test_an_uneven_core_is_noted(vertebra):
     lesion = with_hu(vertebra, (slice(45, 66), slice(60, 100), slice(80, 110)), 600)
     case = pipeline.prepare(lesion.ct, lesion.mask)
-    assert [n.code for n in attenuation.measure(case)[1]] == ["heterogeneous_core"]
+    assert "heterogeneous_core" in {n.code for n in attenuation.measure(case)[1]}
+
+
+def test_a_dense_focus_is_noted_and_the_median_hardly_moves(vertebra):
+    focus = with_hu(vertebra, (slice(54, 59), slice(78, 86), slice(76, 82)), 500)
+    core, notes = attenuation.measure(pipeline.prepare(focus.ct, focus.mask))
+    assert [n.code for n in notes] == ["focus_in_core"]
+    assert core.mean_hu > 165
+    assert core.median_hu == 150
 
 
 def test_a_mask_without_a_vertebral_body_is_refused(vertebra):

@@ -24,7 +24,7 @@ from medconv.simulate.cohort import CohortModel
 from medconv.simulate.l1_case import simulate_l1_case
 from medconv.types import FloatArray, InputRefused
 
-SPLITS = {"train": 0, "validation": 1, "test": 2}
+SPLITS = {"train": 0, "validation": 1, "test": 3}  # 2 was read while the first weights were made; never use it again
 SHARD_SIZE = 100
 COLUMNS = {"t_scores": "t_score", "signals": "signal", "median_hu": "median_hu", "kvp": "scan_kvp"}
 LEVELS = 255.0  # crops are kept as 8 bits: 3.9 HU a step over the default window, well below the noise

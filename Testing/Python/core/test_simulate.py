@@ -57,7 +57,7 @@ def test_ceiling_is_what_an_ideal_reader_scores_on_drawn_patients() -> None:
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
     cohort, rng = CohortModel(), np.random.default_rng(1)
-    drawn = [cohort.draw(rng) for _ in range(40_000)]
+    drawn = [cohort.draw(rng) for _ in range(20_000)]
     truth = np.array([CLASS_ORDER.index(tscore.classify(p.t_score)) for p in drawn])
     posterior = cohort.class_given_signal(np.array([p.signal for p in drawn]))
     answers = (posterior / [cohort.class_prior()[c] for c in CLASS_ORDER]).argmax(axis=1)
@@ -247,7 +247,7 @@ def test_whole_ct_gives_a_case_that_the_analysis_accepts(lumbar: SimulatedCase) 
 
 def test_segmenter_errors_are_small_and_of_both_signs() -> None:
     dice = []
-    for seed in range(12):
+    for seed in range(8):
         true, _ = simulate_l1_case(seed, scan=PLAIN, perfect_mask=True)
         found, _ = simulate_l1_case(seed, scan=PLAIN)
         assert true.ct.geometry == found.ct.geometry

@@ -328,6 +328,8 @@ def test_demonstration_writes_weights_that_load_and_a_card_that_tells_all(
     assert f"{told:.3f}" in text
     assert card.sha256 in text
     assert "HU alone" in text
+    ideal = evaluation["readers_on_test"]["ideal_reader"]["metrics"]["balanced_accuracy"]["value"]
+    assert f"an ideal reader, who knows each patient's hidden signal, scores {ideal:.3f}" in text
 
 
 def test_weights_too_large_for_half_precision_are_refused() -> None:

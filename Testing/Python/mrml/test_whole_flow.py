@@ -83,9 +83,7 @@ def test_a_real_ct_gives_the_same_as_the_core_alone(presenter, headless, real_ca
 
 
 @pytest.mark.real_ct
-def test_the_shipped_weights_answer_on_the_real_ct(parameter_node, headless, real_case, repository):
-    if not (repository / "model_weights" / "manifest.json").is_file():
-        pytest.skip("no weights are shipped: model_weights/manifest.json is missing")
+def test_the_shipped_weights_answer_on_the_real_ct(parameter_node, headless, real_case):
     folder = real_case("abdomen_3mm_l1_complete")
     ct = volume_io.read_ct(folder / "example_ct.nii.gz")
     labels, geometry, _alive = volume_io.read_labels(folder / "totalseg.nii.gz")

@@ -163,3 +163,16 @@ def test_the_real_case_agrees_with_its_independent_spine_report(real_ct_dir):
     roi = attenuation.trabecular_roi(hu_grid_mask.astype(bool), g)
     in_body, _ = canonical(body.astype(np.uint8), geometry)
     assert not (roi & (in_body == 0)).any()
+
+
+@pytest.mark.real_ct
+def test_on_a_real_l3_the_region_lies_in_the_inner_body_that_others_drew(real_case):
+    """TPTBox's sample has the inner part of the vertebral body (label 50) as a mask of its own, at 1.5 mm, stored PIR."""
+    folder = real_case("lumbar_l3_subregions")
+    vertebra, geometry, _one = read_labels(folder / "sub-ct_seg-vert_label-22_msk.nii.gz")
+    parts, _, _two = read_labels(folder / "sub-ct_seg-subreg_label-22_msk.nii.gz")
+    roi = attenuation.trabecular_roi(np.asarray(vertebra == 22), geometry)
+    assert set(np.unique(parts[roi])) == {50}
+    body = (vertebra == 22) & np.isin(parts, (49, 50))
+    apart_mm = 1.5 * (np.argwhere(roi).mean(axis=0) - np.argwhere(body).mean(axis=0))
+    assert np.abs(apart_mm).max() < 3.0

@@ -167,7 +167,7 @@ def test_the_real_case_agrees_with_its_independent_spine_report(real_ct_dir):
 
 @pytest.mark.real_ct
 def test_on_a_real_l3_the_region_lies_in_the_inner_body_that_others_drew(real_case):
-    """TPTBox's sample has the inner part of the vertebral body (label 50) as a mask of its own, at 1.5 mm, stored PIR."""
+    """In TPTBox's sample (1.5 mm, stored PIR) the inner part of the vertebral body is a mask of its own, label 50."""
     folder = real_case("lumbar_l3_subregions")
     vertebra, geometry, _one = read_labels(folder / "sub-ct_seg-vert_label-22_msk.nii.gz")
     parts, _, _two = read_labels(folder / "sub-ct_seg-subreg_label-22_msk.nii.gz")

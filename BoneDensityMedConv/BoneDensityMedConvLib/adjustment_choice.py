@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from BoneDensityMedConvLib import view_model
 from medconv import tau_adjustment
 from medconv.config import ModelCard
 from medconv.types import Adjustment, MedConvError
@@ -33,7 +32,11 @@ def fields(adjustment: Adjustment, card: ModelCard) -> dict[str, Any]:
 def with_method(chosen: Any, card: ModelCard, method: str) -> Adjustment:
     """The adjustment after a method was chosen: its starting values, unless it is in use already."""
     now = current(chosen, card)
-    return now if now.method == method else view_model.starting_adjustment(method, card)
+    return (
+        now
+        if now.method == method
+        else tau_adjustment.starting_adjustment(method, card.default_adjustment, card.tau1_train)
+    )
 
 
 def with_tau1(chosen: Any, card: ModelCard, tau1: float) -> Adjustment:

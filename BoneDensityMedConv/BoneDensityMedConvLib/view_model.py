@@ -13,18 +13,6 @@ TAU_STEP = 0.05
 # Said elsewhere in the panel, or true only of the tau with which the network's answer was first read.
 NOTES_SHOWN_ELSEWHERE = frozenset({"trained_on_simulated_ct", "simulated_ct", "adjustment_not_default"})
 NOTES_OF_A_TAU = frozenset({"network_and_attenuation_disagree"})
-# Where the sliders start when a method is chosen that is not the weights' own: `temperature` at the values that the
-# paper publishes (tau1 = 1, tau2 = 0.5), as are the two legacy signs; `log_prior` at the class-balanced posterior.
-STARTING_TAU2 = {"log_prior": 1.0, "temperature": 0.5, "legacy_validation": 0.5, "legacy_test": 0.5}
-STARTING_TAU1 = 1.0
-
-
-def starting_adjustment(method: str, card: ModelCard) -> Adjustment:
-    """What the sliders show when a method is chosen. Raises UsageError for an unknown one."""
-    if method == card.default_adjustment.method:
-        return card.default_adjustment
-    acts = tau_adjustment.method(method).tau1_acts
-    return Adjustment(method, STARTING_TAU1 if acts else card.tau1_train, STARTING_TAU2[method])
 
 
 def probabilities(document: Mapping[str, Any], card: ModelCard, adjustment: Adjustment) -> dict[TScoreClass, float]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medconv.types import Adjustment, TScoreClass, Vector3
+from medconv.types import Adjustment, TScoreClass
 
 CLASS_ORDER = (TScoreClass.NORMAL, TScoreClass.OSTEOPENIA, TScoreClass.OSTEOPOROSIS)
 
@@ -27,11 +27,6 @@ class Preprocessing:
     window_hu: tuple[float, float] = (-200.0, 800.0)
     masked: bool = True
     channels: int = 1
-
-    @property
-    def extent_mm_xyz(self) -> Vector3:
-        x, y, z = (n * self.spacing_mm for n in self.size_xyz)
-        return x, y, z
 
 
 @dataclass(frozen=True)

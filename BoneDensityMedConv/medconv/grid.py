@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
@@ -47,9 +46,3 @@ def canonical(array_zyx: NDArray[Any], geometry: ImageGeometry) -> tuple[NDArray
     """
     image = sitk.DICOMOrient(to_image(array_zyx, geometry), "LPS")
     return sitk.GetArrayFromImage(image), geometry_of(image)
-
-
-def is_canonical(geometry: ImageGeometry) -> bool:
-    """True if the axes already point nearest to left, posterior and superior."""
-    direction = np.reshape(geometry.direction, (3, 3))
-    return bool((np.abs(direction).argmax(axis=0) == np.arange(3)).all() and (np.diag(direction) > 0).all())

@@ -6,7 +6,6 @@ weights of the authors' `timm_3d` model load strictly, and vice versa. Import th
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from medconv.config import Architecture
@@ -81,11 +80,3 @@ def build_network(architecture: Architecture) -> nn.Module:
         raise ValueError(f"unknown architecture '{architecture.name}', expected one of {sorted(STAGE_DEPTHS)}")
     depths = STAGE_DEPTHS[architecture.name]
     return ResNet3D(depths, architecture.width, architecture.in_channels, architecture.num_classes)
-
-
-def grey_stem(conv1_weight: Tensor) -> Tensor:
-    """Stem weights for one grey channel, shape (width, 1, 7, 7, 7), from those for replicated channels.
-
-    Exact for a grey input replicated over the channels: convolution is linear, so the kernels add up.
-    """
-    return torch.sum(conv1_weight, dim=1, keepdim=True)

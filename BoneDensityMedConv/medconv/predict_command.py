@@ -17,7 +17,7 @@ from medconv.config import ModelCard
 from medconv.grid import index3
 from medconv.inference import LoadedModel
 from medconv.planes import png_bytes, render_planes
-from medconv.tau_adjustment import check_adjustment, method
+from medconv.tau_adjustment import check_adjustment, starting_adjustment
 from medconv.types import Adjustment, CTVolume, InputRefused, L1Mask, MissingRequirement, Prediction, UsageError
 
 RESULT, REPORT, MASK = "result.json", "report.html", "l1_mask.nii.gz"
@@ -49,14 +49,13 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def chosen_adjustment(options: argparse.Namespace, card: ModelCard) -> Adjustment:
     """The weights' own adjustment with what the person chose instead. Raises UsageError."""
-    default = card.default_adjustment
-    name = options.adjustment or default.method
-    same = name == default.method
-    tau1_if_silent = default.tau1 if same else (1.0 if method(name).tau1_acts else card.tau1_train)
+    start = starting_adjustment(
+        options.adjustment or card.default_adjustment.method, card.default_adjustment, card.tau1_train
+    )
     adjustment = Adjustment(
-        name,
-        tau1_if_silent if options.tau1 is None else options.tau1,
-        (default.tau2 if same else 0.5) if options.tau2 is None else options.tau2,  # 0.5: the paper's tau2
+        start.method,
+        start.tau1 if options.tau1 is None else options.tau1,
+        start.tau2 if options.tau2 is None else options.tau2,
     )
     check_adjustment(adjustment, card.tau1_train)
     return adjustment

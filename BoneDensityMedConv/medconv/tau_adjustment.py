@@ -28,6 +28,9 @@ import numpy as np
 
 from medconv.types import Adjustment, FloatArray, QualityNote, Severity, TScoreClass, UsageError
 
+STARTING_TAU1 = 1.0
+PUBLISHED_TAU2 = 0.5  # with tau1 = 1, the values that the paper publishes
+
 
 @dataclass(frozen=True)
 class Method:
@@ -39,6 +42,7 @@ class Method:
     tau1_acts: bool
     tau2_limits: tuple[float, float]
     tau1_limits: tuple[float, float] = (0.0, 2.0)
+    starting_tau2: float = PUBLISHED_TAU2
 
 
 METHODS: tuple[Method, ...] = (
@@ -49,6 +53,7 @@ METHODS: tuple[Method, ...] = (
         "tau2 = 1 treats the three classes as equally frequent.",
         tau1_acts=False,
         tau2_limits=(0.0, 2.0),
+        starting_tau2=1.0,  # the class-balanced posterior
     ),
     Method(
         "temperature",
@@ -127,21 +132,9 @@ def adjust(
 def check_adjustment(adjustment: Adjustment, tau1_train: float) -> None:
     """Raise UsageError unless the method is known and both taus mean something in it."""
     chosen = method(adjustment.method)
-    low, high = chosen.tau2_limits
-    if not (math.isfinite(adjustment.tau2) and low <= adjustment.tau2 <= high):
-        raise UsageError(
-            "tau_out_of_range",
-            f"tau2 = {adjustment.tau2:g} is out of range for '{chosen.id}'.",
-            f"Choose tau2 from {low:g} to {high:g}.",
-        )
+    _check_range("tau2", adjustment.tau2, chosen.tau2_limits, chosen)
     if chosen.tau1_acts:
-        low, high = chosen.tau1_limits
-        if not (math.isfinite(adjustment.tau1) and low <= adjustment.tau1 <= high):
-            raise UsageError(
-                "tau_out_of_range",
-                f"tau1 = {adjustment.tau1:g} is out of range for '{chosen.id}'.",
-                f"Choose tau1 from {low:g} to {high:g}.",
-            )
+        _check_range("tau1", adjustment.tau1, chosen.tau1_limits, chosen)
     elif not math.isclose(adjustment.tau1, tau1_train, abs_tol=1e-9):
         raise UsageError(
             "tau1_is_fixed",
@@ -149,6 +142,27 @@ def check_adjustment(adjustment: Adjustment, tau1_train: float) -> None:
             f"trained with tau1 = {tau1_train:g}.",
             f"Leave tau1 out (or give {tau1_train:g}), or use the method 'temperature'.",
         )
+
+
+def _check_range(name: str, tau: float, limits: tuple[float, float], chosen: Method) -> None:
+    low, high = limits
+    if not (math.isfinite(tau) and low <= tau <= high):
+        raise UsageError(
+            "tau_out_of_range",
+            f"{name} = {tau:g} is out of range for '{chosen.id}'.",
+            f"Choose {name} from {low:g} to {high:g}.",
+        )
+
+
+def starting_adjustment(method_id: str, default: Adjustment, tau1_train: float) -> Adjustment:
+    """The taus that a method starts with: the weights' own for their method, else the method's usual ones.
+
+    Raises UsageError for an unknown method.
+    """
+    if method_id == default.method:
+        return default
+    chosen = method(method_id)
+    return Adjustment(method_id, STARTING_TAU1 if chosen.tau1_acts else tau1_train, chosen.starting_tau2)
 
 
 def choice_notes(adjustment: Adjustment, default: Adjustment) -> list[QualityNote]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medconv.config import Architecture
-from medconv.network import build_network, grey_stem
+from medconv.network import build_network
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +76,6 @@ def test_width_slims_the_network_by_its_square():
     count = {w: sum(p.numel() for p in build_network(Architecture(width=w)).parameters()) for w in (16, 64)}
     assert 15 < count[64] / count[16] < 16.5
     assert count[16] < 3_000_000
-
-
-def test_summed_stem_weights_equal_replicated_grey_input():
-    torch.manual_seed(0)
-    three = build_network(Architecture(width=4, in_channels=3)).eval()
-    one = build_network(Architecture(width=4, in_channels=1)).eval()
-    state = three.state_dict()
-    state["conv1.weight"] = grey_stem(state["conv1.weight"])
-    one.load_state_dict(state)
-    grey = torch.rand(2, 1, 32, 32, 32)
-    with torch.inference_mode():
-        assert torch.allclose(one(grey), three(grey.repeat(1, 3, 1, 1, 1)), rtol=1e-5, atol=1e-5)
 
 
 def test_an_unknown_architecture_is_named():

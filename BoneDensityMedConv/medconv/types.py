@@ -177,7 +177,10 @@ class CTVolume:
 
 @dataclass(frozen=True)
 class L1Mask:
-    """L1 on the CT's grid, kept as the block that holds it: `block_zyx[0, 0, 0]` is CT voxel `start_xyz`."""
+    """L1 on the CT's grid, kept as the block that holds it: `block_zyx[0, 0, 0]` is CT voxel `start_xyz`.
+
+    Where a person chose T12 or L2 instead, it is that vertebra; `LevelChoice.used_as` says which.
+    """
 
     block_zyx: BoolArray
     start_xyz: Index3
@@ -200,6 +203,53 @@ class L1Mask:
 
 
 @dataclass(frozen=True)
+class SpineSegmentation:
+    """What a segmenter found, on the CT's own grid: the block of labels that holds it all, and the labels' names.
+
+    `labels_zyx[0, 0, 0]` is CT voxel `start_xyz`; 0 is background. `names` gives each label's structure in the names
+    of `vertebrae` ("L1", "T12", "sacrum", "rib_left_12", "liver"). `identity` names the segmenter and its weights for
+    the report; `notes` is what the run has to say (GPU memory, a step down to the CPU, a demonstration network).
+    """
+
+    labels_zyx: NDArray[np.uint8]
+    start_xyz: Index3
+    ct_geometry: ImageGeometry
+    names: Mapping[int, str]
+    segmenter: str
+    identity: str = ""
+    is_demonstration: bool = False
+    notes: tuple[QualityNote, ...] = ()
+    timing_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def geometry(self) -> ImageGeometry:
+        """The block's own grid."""
+        z, y, x = self.labels_zyx.shape
+        return self.ct_geometry.cut(self.start_xyz, (x, y, z))
+
+    def label_of(self, name: str) -> int | None:
+        """The label of a structure, or None if the segmenter does not know it."""
+        return next((label for label, known in self.names.items() if known == name), None)
+
+
+@dataclass(frozen=True)
+class LevelChoice:
+    """Which of the found vertebrae is measured, as what, and who said so.
+
+    `found_as` is the name that the segmenter (or the segment, or the mask's label) gives it; `used_as` what it is
+    taken for: "L1", also after a relabel by a person, or "T12" or "L2" where one of these was chosen instead of L1.
+    `decided_by`: "segmenter", "segment" (its name or terminology), "label" (the number a person gave) or "person"
+    (who confirmed or corrected it). `doubts`: what the level check found, whether or not it was confirmed since.
+    """
+
+    found_as: str
+    used_as: str
+    decided_by: str
+    segmenter: str
+    doubts: tuple[QualityNote, ...] = ()
+
+
+@dataclass(frozen=True)
 class L1Case:
     """All that the analysis needs of a case: CT and mask cut to L1's neighbourhood, and the notes so far.
 
@@ -212,6 +262,12 @@ class L1Case:
     volume_ml: float
     touches_border: bool
     quality: tuple[QualityNote, ...] = ()
+    level: LevelChoice | None = None
+
+    @property
+    def vertebra(self) -> str:
+        """Which vertebra is measured: "L1", or the one that a person chose instead."""
+        return self.level.used_as if self.level else "L1"
 
 
 @dataclass(frozen=True)

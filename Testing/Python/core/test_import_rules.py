@@ -30,7 +30,7 @@ MAY_IMPORT = {
 }
 # Layer → its groups. A name stands for the module of medconv, or for the package with all that is in it.
 GROUPS: dict[str, tuple[set[str], ...]] = {
-    "nouns": ({"", "types", "config"},),
+    "nouns": ({"", "types", "config", "vertebrae"},),
     "geometry": ({"grid"},),
     "stage": (
         {"volume_io", "dicom_series", "dicom_tags"},
@@ -44,14 +44,20 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
         {"network", "weights", "inference"},
         {"tau_adjustment"},
         {"tscore"},
-        {"case_file"},
+        {"level_check"},
+        {"vertebra_check"},
+        {"segmentation_comparison"},
+        {"case_file", "ct_file", "segmentation_file"},
     ),
     "simulation": ({"simulate"},),
     "pipeline": ({"pipeline"},),
     "telling": ({"report", "report_html", "planes", "dicom_export"},),
     "samples": ({"sample_data", "sample_archive"},),
     "training": ({"training"},),
-    "front": ({"cli", "predict_command", "plugins", "worker", "bench", "batch"},),
+    "front": (
+        {"cli", "predict_command", "segment_command", "plugins", "bench", "batch"},
+        {"worker", "worker_client", "processes"},
+    ),
 }
 
 ALWAYS_THERE = set(sys.stdlib_module_names) | {"numpy", "SimpleITK"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from BoneDensityMedConvLib.analysis_worker import Event, Failure, Progress, Result
+from medconv.worker_client import Event, Failure, Progress, Result
 
 # PAPER_AND_CODE's worked example: prior (0.5, 0.4, 0.1), logits (1, 0, 0).
 DOCUMENT: dict[str, Any] = {

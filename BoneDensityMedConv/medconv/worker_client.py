@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import medconv
-from BoneDensityMedConvLib import processes
+from medconv import processes
 from medconv.case_file import save_case
 from medconv.types import Adjustment, L1Case
 
@@ -53,7 +53,7 @@ class Failure:
 Event = Progress | Result | Failure
 
 
-class AnalysisWorker:
+class WorkerClient:
     """Runs one analysis at a time in a process of its own.
 
     command: how to start the process; by default the Python that runs here (in Slicer: PythonSlicer).

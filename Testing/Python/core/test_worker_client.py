@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from BoneDensityMedConvLib import processes
-from BoneDensityMedConvLib.analysis_worker import AnalysisWorker, Failure, Progress, Result
+from medconv import processes
+from medconv.worker_client import WorkerClient, Failure, Progress, Result
 from medconv import pipeline
 from medconv.types import Adjustment
 
@@ -48,10 +48,10 @@ def worker_of(temporary, tmp_path_factory):
     """Make a worker whose process runs `body` for every command."""
     made = []
 
-    def make(body: str) -> AnalysisWorker:
+    def make(body: str) -> WorkerClient:
         script = tmp_path_factory.mktemp("worker") / "worker.py"
         script.write_text(HEAD + textwrap.indent(textwrap.dedent(body), "    "))
-        made.append(AnalysisWorker([sys.executable, str(script)]))
+        made.append(WorkerClient([sys.executable, str(script)]))
         return made[-1]
 
     yield make
@@ -222,7 +222,7 @@ def test_close_is_safe_at_any_time_and_leaves_no_file(worker_of, case, temporary
 
 
 def test_a_command_that_does_not_exist_is_an_os_error_and_leaves_no_file(case, temporary):
-    worker = AnalysisWorker([str(temporary / "no-such-python")])
+    worker = WorkerClient([str(temporary / "no-such-python")])
     with pytest.raises(OSError, match="no-such-python"):
         worker.analyse(case)
     assert not worker.busy
@@ -237,8 +237,8 @@ def test_the_worker_ends_when_the_application_is_killed(tmp_path, case):
     application.write_text(
         textwrap.dedent("""
         import sys, time
-        from BoneDensityMedConvLib.analysis_worker import AnalysisWorker
-        worker = AnalysisWorker(); worker.start()
+        from medconv.worker_client import WorkerClient
+        worker = WorkerClient(); worker.start()
         print(worker.process_id, worker._folder, flush=True)
         time.sleep(60)
     """)
@@ -299,7 +299,7 @@ def test_the_real_worker_answers_and_its_document_follows_the_schema(case, only_
 
     from medconv.report import schema
 
-    worker = AnalysisWorker()
+    worker = WorkerClient()
     try:
         worker.analyse(case, device="cpu")
         *progress, result = events_of(worker, within_s=60.0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from BoneDensityMedConvLib import adjustment_choice, dependencies, inputs
-from BoneDensityMedConvLib.analysis_worker import AnalysisWorker, Failure, Progress, Result
+from medconv.worker_client import WorkerClient, Failure, Progress, Result
 from medconv import pipeline, weights
 from medconv.config import ModelCard
 from medconv.types import L1Mask, MedConvError, MissingRequirement
@@ -24,7 +24,7 @@ class Finished:
 class AnalysisRun:
     """At most one analysis at a time; `stage` and `fraction` tell how far it is."""
 
-    def __init__(self, worker: AnalysisWorker) -> None:
+    def __init__(self, worker: WorkerClient) -> None:
         self._worker = worker
         self._started_on: tuple[str, ModelCard] | None = None
         self.stage = ""

@@ -18,7 +18,7 @@ from BoneDensityMedConvLib import (
     view_model,
 )
 from BoneDensityMedConvLib.analysis_run import AnalysisRun, Finished
-from BoneDensityMedConvLib.analysis_worker import AnalysisWorker
+from medconv.worker_client import WorkerClient
 from BoneDensityMedConvLib.model_choice import ModelChoice
 from BoneDensityMedConvLib.observation import Observations, content_events
 from medconv import RESEARCH_USE_ONLY, pipeline
@@ -45,7 +45,7 @@ class Presenter:
         slice_logics: Callable[[], list[Any]] = slice_views.slicer_slice_logics,
     ) -> None:
         self._observers: list[Callable[[], None]] = [on_change] if on_change else []
-        self._run = AnalysisRun(worker if worker is not None else AnalysisWorker())
+        self._run = AnalysisRun(worker if worker is not None else WorkerClient())
         self._slice_logics = slice_logics
         self._on_node, self._on_content = Observations(), Observations()
         self._observed: tuple[Any, Any] = (None, None)

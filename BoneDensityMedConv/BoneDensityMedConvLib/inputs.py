@@ -5,19 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from BoneDensityMedConvLib import fingerprint as fingerprints
-from BoneDensityMedConvLib import scene, segments, slice_views, terminology
+from BoneDensityMedConvLib import scene, segmenter_choice, segments, slice_views, terminology
 from medconv import l1_mask
 from medconv.types import CTVolume, InputRefused, L1Mask, QualityNote, Severity
 
-SEGMENTERS: tuple[dict[str, Any], ...] = (
-    {"id": "existing", "label": "An existing segment", "available": True, "reason": ""},
-    {
-        "id": "totalsegmentator",
-        "label": "Automatic (TotalSegmentator)",
-        "available": False,
-        "reason": "Automatic segmentation is not part of this version; choose a segment of L1.",
-    },
-)
 LEVEL_NOT_STATED = "Neither the segment's name nor its terminology says which vertebra it is: make sure that it is L1."
 
 
@@ -51,13 +42,12 @@ def simulated_note(ct: Any) -> str:
 
 def what_is_missing(chosen: Any) -> str:
     """What must be chosen before an analysis, as a sentence; "" if nothing."""
-    for entry in SEGMENTERS:
-        if entry["id"] == chosen.segmenter and not entry["available"]:
-            return str(entry["reason"])
     if chosen.ct is None:
         return "Choose a CT."
     if chosen.ct.IsA("vtkMRMLLabelMapVolumeNode"):
         return f"'{ct_name(chosen)}' is a label map; choose the CT."
+    if segmenter_choice.is_automatic(chosen):
+        return segmenter_choice.what_is_missing(chosen)
     if chosen.segmentation is None:
         return "Choose a segmentation that holds L1."
     segment = segment_of(chosen)

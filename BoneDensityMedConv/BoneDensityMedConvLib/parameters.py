@@ -24,7 +24,16 @@ class ParameterFields:
     ct: slicer.vtkMRMLScalarVolumeNode
     segmentation: slicer.vtkMRMLSegmentationNode
     segmentId: str = ""
-    segmenter: str = "existing"
+    # Where the vertebrae come from. Scenes of the first version say "existing" themselves.
+    segmenter: str = "totalsegmentator"
+    quality: str = "full"
+    nnunetFolder: str = ""
+    nnunetLabelMap: str = ""
+    insist: bool = False
+    # The levels found, what was in doubt and what the reader decided; only for the segmentation it was read from.
+    levelJson: str = ""
+    levelCt: slicer.vtkMRMLScalarVolumeNode
+    levelSegmentation: slicer.vtkMRMLSegmentationNode
     weights: str = ""
     device: str = "auto"
     adjustmentIsDefault: bool = True
@@ -38,6 +47,11 @@ class ParameterFields:
     resultSegmentation: slicer.vtkMRMLSegmentationNode
     resultSegmentId: str = ""
     resultFingerprint: str = ""
+    # Two segmentations of one CT, one beside the other.
+    comparisonJson: str = ""
+    comparisonCt: slicer.vtkMRMLScalarVolumeNode
+    comparisonFirst: slicer.vtkMRMLSegmentationNode
+    comparisonSecond: slicer.vtkMRMLSegmentationNode
 
 
 def field_types() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from BoneDensityMedConvLib import (
     inputs,
     parameters,
     scene,
+    segmenter_choice,
     slice_views,
     stored_result,
     view_model,
@@ -23,6 +24,7 @@ from BoneDensityMedConvLib.model_choice import ModelChoice
 from BoneDensityMedConvLib.observation import Observations, content_events
 from medconv import RESEARCH_USE_ONLY, pipeline
 from medconv.config import ModelCard
+from medconv.segmenter import EXISTING, QUALITIES
 from medconv.types import Adjustment, Cancelled, InputRefused, MedConvError, UsageError
 
 STALE_RESULT = "The CT or the segment has changed since the last analysis, so its result was removed."
@@ -98,12 +100,31 @@ class Presenter:
         segment_id = inputs.find_l1(node) if segment_id is None else segment_id
         if node is not self.parameters.segmentation or segment_id != self.parameters.segmentId:
             self._message = None
-            self._write(segmentation=node, segmentId=segment_id)
+            # A person who points at a segment wants that one measured.
+            source = {"segmenter": EXISTING} if segment_id else {}
+            self._write(segmentation=node, segmentId=segment_id, **source)
 
     def set_segmenter(self, segmenter: str) -> None:
         """Choose where the mask of L1 comes from, by an id of `view_model()["segmenters"]`."""
-        if segmenter in {entry["id"] for entry in inputs.SEGMENTERS}:
+        if segmenter in segmenter_choice.LABELS:
             self._write(segmenter=segmenter)
+
+    def set_quality(self, quality: str) -> None:
+        """Choose TotalSegmentator's quality, by an id of the view model's qualities."""
+        if quality in QUALITIES:
+            self._write(quality=quality)
+
+    def set_nnunet_folder(self, folder: str) -> None:
+        """Choose the nnU-Net v2 model folder."""
+        self._write(nnunetFolder=str(folder))
+
+    def set_nnunet_label_map(self, label_map: str) -> None:
+        """Choose which numbers the nnU-Net model gives: an id of the view model's label maps, or a JSON file."""
+        self._write(nnunetLabelMap=str(label_map))
+
+    def set_insist(self, insist: bool) -> None:
+        """Run the demonstration network on a CT that does not look simulated."""
+        self._write(insist=bool(insist))
 
     # Work
 
@@ -184,8 +205,10 @@ class Presenter:
             "research_use": RESEARCH_USE_ONLY,
             "demonstration": pipeline.SIMULATED_NOTE if card and card.simulated_only else "",
             "simulated_ct": inputs.simulated_note(chosen.ct),
-            "segmenters": [dict(entry) for entry in inputs.SEGMENTERS],
+            "segmenters": segmenter_choice.list_view(),
             "segmenter": chosen.segmenter,
+            "segmenter_options": segmenter_choice.options_view(chosen),
+            "segmenter_weights": None,
             "ct_name": inputs.ct_name(chosen),
             "segment_name": inputs.segment_name(chosen),
             "can_analyse": not run.busy and not hint,
@@ -196,6 +219,10 @@ class Presenter:
             "message": self._message,
             "adjustment": view_model.adjustment_view(adjustment, card),
             "result": stored_result.view(chosen, adjustment),
+            "levels": None,
+            "comparison": None,
+            "compare_choices": [],
+            "can_compare": False,
         }
 
     # Inside

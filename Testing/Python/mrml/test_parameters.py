@@ -15,7 +15,14 @@ DEFAULT_TEXTS = {
     "ct": "",
     "segmentation": "",
     "segmentId": "",
-    "segmenter": "existing",
+    "segmenter": "totalsegmentator",
+    "quality": "full",
+    "nnunetFolder": "",
+    "nnunetLabelMap": "",
+    "insist": "False",
+    "levelJson": "",
+    "levelCt": "",
+    "levelSegmentation": "",
     "weights": "",
     "device": "auto",
     "adjustmentIsDefault": "True",
@@ -28,6 +35,10 @@ DEFAULT_TEXTS = {
     "resultSegmentation": "",
     "resultSegmentId": "",
     "resultFingerprint": "",
+    "comparisonJson": "",
+    "comparisonCt": "",
+    "comparisonFirst": "",
+    "comparisonSecond": "",
 }
 
 
@@ -99,4 +110,4 @@ def test_a_node_that_was_reset_reads_as_its_defaults(parameter_node):
     parameter_node.Reset(slicer.vtkMRMLScriptedModuleNode())
     assert chosen.tau2 == 1.0
     assert chosen.ct is None
-    assert chosen.segmenter == "existing"
+    assert chosen.segmenter == "totalsegmentator"

@@ -15,8 +15,9 @@ from BoneDensityMedConvLib.presenter import Presenter
 from medconv.types import Adjustment, TScoreClass
 
 CONTRACT_KEYS = {
-    "research_use", "demonstration", "simulated_ct", "segmenters", "segmenter", "ct_name", "segment_name",
-    "can_analyse", "hint", "busy", "stage", "fraction", "message", "adjustment", "result",
+    "research_use", "demonstration", "simulated_ct", "segmenters", "segmenter", "segmenter_options",
+    "segmenter_weights", "ct_name", "segment_name", "can_analyse", "hint", "busy", "stage", "fraction", "message",
+    "adjustment", "result", "levels", "comparison", "compare_choices", "can_compare",
 }  # fmt: skip
 ADJUSTMENT_KEYS = {
     "method", "methods", "tau1", "tau2", "tau1_enabled", "tau2_enabled", "tau1_note", "tau_minimum", "tau_maximum",
@@ -78,6 +79,7 @@ def test_the_view_model_has_the_contracts_keys_with_and_without_a_result(present
 
 
 def test_the_hint_leads_from_nothing_to_analyse(presenter, loaded):
+    presenter.set_segmenter("existing")
     seen = [presenter.view_model()["hint"]]
     presenter.set_ct(loaded.ct)
     seen.append(presenter.view_model()["hint"])
@@ -123,19 +125,23 @@ def test_a_segment_named_l1_is_tagged_as_l1(ready, loaded):
     assert "SCT^66794005^L1 vertebra" in segment.GetTerminology()
 
 
-def test_automatic_segmentation_is_listed_with_the_reason_why_not(ready):
-    listed = {entry["id"]: entry for entry in ready.view_model()["segmenters"]}
-    assert listed["existing"]["available"]
-    assert not listed["totalsegmentator"]["available"]
-    ready.set_segmenter("totalsegmentator")
-    model = ready.view_model()
-    assert model["segmenter"] == "totalsegmentator"
-    assert not model["can_analyse"]
-    assert model["hint"] == listed["totalsegmentator"]["reason"]
-    ready.set_segmenter("no such thing")
-    assert ready.view_model()["segmenter"] == "totalsegmentator"
-    ready.set_segmenter("existing")
-    assert ready.view_model()["can_analyse"]
+def test_the_four_sources_are_listed_and_an_unknown_one_is_not_taken(presenter, loaded):
+    listed = [entry["id"] for entry in presenter.view_model()["segmenters"]]
+    assert sorted(listed) == ["demonstration", "existing", "nnunet", "totalsegmentator"]
+    for source in listed:
+        presenter.set_segmenter(source)
+        assert presenter.view_model()["segmenter"] == source
+    presenter.set_segmenter("no such thing")
+    assert presenter.view_model()["segmenter"] == listed[-1]
+
+
+def test_a_fresh_panel_segments_by_itself_until_a_person_points_at_a_segment(presenter, loaded):
+    presenter.set_ct(loaded.ct)
+    assert presenter.view_model()["segmenter"] == "totalsegmentator"
+    presenter.set_segmentation(None)
+    assert presenter.view_model()["segmenter"] == "totalsegmentator"
+    presenter.set_segmentation(loaded.segmentation)
+    assert presenter.view_model()["segmenter"] == "existing"
 
 
 def test_a_label_map_is_not_taken_for_the_ct(ready, headless):

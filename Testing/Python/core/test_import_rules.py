@@ -68,7 +68,7 @@ MAY_NEED_MORE = {"training", "simulate", "segmenters", "dicom_export"}
 
 IN_SLICER = {"slicer", "vtk", "vtkmodules", "scipy", "SampleData", "DICOMLib", "sitkUtils"}
 # Who may know which window system.
-USES_QT = {"qt_panel", "qt_binding", "waiting", "dependencies", "self_test"}
+USES_QT = {"qt_panel", "qt_binding", "qt_source_section", "waiting", "dependencies", "self_test"}
 USES_TRAME = {"browser_panel"}
 QT = {"qt", "ctk", "PySide6"}
 

@@ -51,7 +51,58 @@ MODEL: dict[str, Any] = {
         "tau_step": 0.05, "is_default": True,
     },
     "result": None,
+    "segmenter_options": {
+        "quality": "full",
+        "qualities": [
+            {"id": "full", "label": "Full", "help": "Finer outline."}, {"id": "fast", "label": "Fast", "help": "3 mm."},
+        ],
+        "quality_enabled": False,
+        "nnunet_folder": "", "nnunet_label_map": "", "nnunet_enabled": False,
+        "nnunet_label_maps": [{"id": "", "label": "The folder's own"}, {"id": "verse", "label": "VerSe, CTSpine1K"}],
+        "insist": False, "insist_enabled": False, "insist_label": "Use it all the same", "demonstration_note": "",
+    },
+    "segmenter_weights": None,
+    "levels": None,
+    "comparison": None,
+    "compare_choices": [
+        {"id": "demonstration", "label": "Demonstration", "available": True, "reason": ""},
+        {"id": "nnunet", "label": "nnU-Net", "available": False, "reason": "Choose its folder first."},
+    ],
+    "can_compare": False,
 }  # fmt: skip
+LEVELS: dict[str, Any] = {
+    "line": "Found: T12, L1, L2, L3",
+    "levels": [{"name": "L1", "shown_as": "L1", "is_target": True, "volume_ml": 42.0, "center_ras_mm": [0, 0, 0]}],
+    "doubtful": True,
+    "confirmed": False,
+    "doubts": [{"severity": "warning", "message": "Neither rib 12 nor the sacrum is in view."}],
+    "question": "Is the outlined vertebra L1?",
+    "statement": "L1 is in doubt.",
+    "can_confirm": True,
+    "can_shift_up": True,
+    "can_shift_down": False,
+    "shift_up_label": "L1 is one higher (called T12)",
+    "shift_down_label": "L1 is one lower (called L2)",
+    "alternatives": [],
+}
+WEIGHTS: dict[str, Any] = {
+    "text": "135 MB are missing.",
+    "complete": False,
+    "can_fetch": True,
+    "fetch_question": "Download 135 MB?",
+    "can_import": True,
+    "can_remove": False,
+    "remove_question": "Delete 400 MB?",
+}
+COMPARISON: dict[str, Any] = {
+    "title": "TotalSegmentator and demonstration",
+    "line": "L1: Dice 0.912",
+    "rows": [
+        {"name": "L1", "dice": 0.9124, "mean_surface_mm": 0.62, "hausdorff95_mm": 2.04},
+        {"name": "T12", "dice": None, "mean_surface_mm": None, "hausdorff95_mm": None},
+    ],
+    "legend": [{"label": "TotalSegmentator", "color": "yellow"}, {"label": "demonstration", "color": "blue"}],
+}
 
 
 class ScriptedPresenter:

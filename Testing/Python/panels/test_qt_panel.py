@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from panels.scripted_presenter import RESULT, ScriptedPresenter
+from panels.scripted_presenter import COMPARISON, LEVELS, RESULT, WEIGHTS, ScriptedPresenter
 from panels.slicer_host import proxy
 from panels.slicer_host.host import SlicerHost
 
@@ -116,6 +116,113 @@ def test_an_unavailable_source_of_the_mask_says_what_is_missing(opened: OpenPane
     opened.presenter.show(segmenter="totalsegmentator")
     assert opened.ui.segmenterNote.visible
     assert opened.ui.segmenterNote.text == "Not installed."
+
+
+def test_only_what_the_source_needs_is_shown(opened: OpenPanel) -> None:
+    ui, options = opened.ui, opened.presenter.model["segmenter_options"]
+    assert ui.segmentSelector.visible
+    assert not any(w.visible for w in (ui.qualitySelector, ui.fetchWeightsButton, ui.folderButton, ui.insistCheckBox))
+    opened.presenter.show(
+        segmenter="totalsegmentator", segmenter_options={**options, "quality_enabled": True}, segmenter_weights=WEIGHTS
+    )
+    assert not ui.segmentSelector.visible
+    assert (ui.qualityHelp.text, ui.weightsText.text) == ("Finer outline.", "135 MB are missing.")
+    assert [b.enabled for b in (ui.fetchWeightsButton, ui.importWeightsButton, ui.removeWeightsButton)] == [
+        True, True, False,
+    ]  # fmt: skip
+
+
+def _automatic(opened: OpenPanel, **options: Any) -> None:
+    changed = {**opened.presenter.model["segmenter_options"], **options}
+    opened.presenter.show(segmenter="totalsegmentator", segmenter_options=changed, segmenter_weights=WEIGHTS)
+    opened.presenter.asked.clear()
+
+
+def test_quality_folder_numbering_and_insisting_are_asked_for(opened: OpenPanel) -> None:
+    _automatic(opened, quality_enabled=True, nnunet_enabled=True, insist_enabled=True)
+    ui = opened.ui
+    ui.qualitySelector.currentIndex = 1
+    ui.folderButton._object.choose("/models/Dataset900 Rücken")
+    ui.labelMapSelector.currentIndex = 1
+    ui.insistCheckBox.click()
+    assert opened.presenter.asked == [
+        ("set_quality", "fast"), ("set_nnunet_folder", "/models/Dataset900 Rücken"),
+        ("set_nnunet_label_map", "verse"), ("set_insist", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("consent", [True, False])
+def test_weights_are_fetched_and_removed_only_after_consent(opened: OpenPanel, consent: bool) -> None:
+    _automatic(opened)
+    opened.presenter.show(segmenter_weights={**WEIGHTS, "can_remove": True})
+    for button in (opened.ui.fetchWeightsButton, opened.ui.removeWeightsButton):
+        opened.host.expect_dialog("confirmOkCancelDisplay", answer=consent)
+        button.click()
+    assert [question for _, question in opened.host.dialogs] == ["Download 135 MB?", "Delete 400 MB?"]
+    assert opened.presenter.asked == ([("fetch_weights",), ("remove_weights",)] if consent else [])
+
+
+@pytest.mark.parametrize(("chosen", "asked"), [("/tmp/a b/w.zip", [("import_weights", "/tmp/a b/w.zip")]), ("", [])])
+def test_weights_are_imported_from_the_file_that_was_chosen(opened: OpenPanel, chosen: str, asked: Any) -> None:
+    _automatic(opened)
+    opened.host.expect_dialog("QFileDialog.getOpenFileName", answer=chosen)
+    opened.ui.importWeightsButton.click()
+    assert opened.presenter.asked == asked
+
+
+def test_a_level_in_doubt_is_asked_about(opened: OpenPanel) -> None:
+    ui = opened.ui
+    assert not ui.levelCard.visible
+    opened.presenter.show(levels=LEVELS)
+    assert (ui.levelStatement.text, ui.levelsLine.text) == ("L1 is in doubt.", "Found: T12, L1, L2, L3")
+    assert ui.levelDoubts.text == "Warning: Neither rib 12 nor the sacrum is in view."
+    assert ui.shiftUpButton.text == "L1 is one higher (called T12)"
+    assert ui.shiftUpButton.enabled
+    assert not ui.shiftDownButton.enabled
+    assert not ui.useT12Button.visible
+    ui.confirmLevelButton.click()
+    ui.shiftUpButton.click()
+    assert opened.presenter.asked == [("confirm_level",), ("shift_level", 1)]
+
+
+def test_another_vertebra_is_offered_by_name(opened: OpenPanel) -> None:
+    offers = [{"id": "L2", "label": "Use L2 instead"}]
+    opened.presenter.show(levels={**LEVELS, "can_confirm": False, "can_shift_up": False, "alternatives": offers})
+    assert opened.ui.useL2Button.visible
+    assert not any(w.visible for w in (opened.ui.useT12Button, opened.ui.confirmLevelButton, opened.ui.shiftUpButton))
+    opened.ui.useL2Button.click()
+    assert opened.presenter.asked == [("use_instead", "L2")]
+
+
+def test_while_it_works_no_level_can_be_changed(opened: OpenPanel) -> None:
+    opened.presenter.show(levels=LEVELS, busy=True)
+    assert not any(w.enabled for w in (opened.ui.confirmLevelButton, opened.ui.shiftUpButton))
+    opened.presenter.show(busy=False)
+
+
+def test_a_second_source_is_compared(opened: OpenPanel) -> None:
+    ui = opened.ui
+    ui.comparisonSection.collapsed = False
+    assert not ui.compareButton.enabled
+    opened.presenter.show(can_compare=True)
+    ui.compareButton.click()
+    assert opened.presenter.asked == [("compare_with", "demonstration")]
+    ui.compareSelector.currentIndex = 1
+    assert not ui.compareButton.enabled
+    assert ui.compareNote.text == "Choose its folder first."
+
+
+def test_the_comparison_is_shown_for_every_level_and_can_be_cleared(opened: OpenPanel) -> None:
+    ui = opened.ui
+    ui.comparisonSection.collapsed = False
+    opened.presenter.show(comparison=COMPARISON)
+    assert ui.comparisonLine.text == "L1: Dice 0.912"
+    assert ui.comparisonLegend.text == "Outlines: TotalSegmentator (yellow), demonstration (blue)"
+    assert ui.comparisonRows.text == (
+        "L1: Dice 0.912, surfaces 0.6 mm apart on average, 95 % within 2.0 mm\nT12: only one of the two found it"
+    )
+    ui.clearComparisonButton.click()
+    assert opened.presenter.asked == [("clear_comparison",)]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +375,7 @@ def _pretend_missing(monkeypatch: pytest.MonkeyPatch, installable: bool) -> list
 
     installed: list[str] = []
     problem = dependencies.Missing("torch", "PyTorch is not installed.", "Install the extension PyTorch.", installable)
-    monkeypatch.setattr(dependencies, "missing", lambda: [] if installed else [problem])
+    monkeypatch.setattr(dependencies, "missing", lambda segmenter="existing": [] if installed else [problem])
     monkeypatch.setattr(dependencies, "_describe", lambda kind: problem)
     monkeypatch.setattr(dependencies, "_install_torch", lambda: installed.append("torch"))
     return installed
@@ -305,7 +412,10 @@ def test_where_torch_cannot_be_installed_the_next_step_is_said(
 
 def test_every_control_explains_itself(opened: OpenPanel) -> None:
     controls = "ctSelector segmenterSelector segmentSelector analyseButton cancelButton centreButton methodSelector"
-    for name in f"{controls} tau1Slider tau2Slider resetButton".split():
+    automatic = "qualitySelector fetchWeightsButton importWeightsButton removeWeightsButton folderButton insistCheckBox"
+    level = "labelMapSelector confirmLevelButton shiftUpButton shiftDownButton useT12Button useL2Button"
+    comparison = "compareSelector compareButton clearComparisonButton"
+    for name in f"{controls} {automatic} {level} {comparison} tau1Slider tau2Slider resetButton".split():
         assert len(getattr(opened.ui, name).toolTip) > 15, name
 
 
@@ -314,8 +424,11 @@ def test_the_keyboard_goes_through_the_panel_in_the_order_of_the_work(repository
 
     tree = ElementTree.parse(repository / "Resources/UI/BoneDensityMedConv.ui")
     assert [stop.text for stop in tree.iterfind("tabstops/tabstop")] == [
-        "ctSelector", "segmenterSelector", "segmentSelector", "analyseButton", "cancelButton", "centreButton",
-        "methodSelector", "tau1Slider", "tau2Slider", "resetButton",
+        "ctSelector", "segmenterSelector", "segmentSelector", "qualitySelector", "fetchWeightsButton",
+        "importWeightsButton", "removeWeightsButton", "folderButton", "labelMapSelector", "insistCheckBox",
+        "analyseButton", "cancelButton", "confirmLevelButton", "shiftUpButton", "shiftDownButton", "useT12Button",
+        "useL2Button", "centreButton", "methodSelector", "tau1Slider", "tau2Slider", "resetButton", "compareSelector",
+        "compareButton", "clearComparisonButton",
     ]  # fmt: skip
 
 

@@ -114,3 +114,38 @@ class CtkSliderWidget(QtWidgets.QWidget):
     decimals = QtCore.Property(
         int, lambda self: self._spin_box.decimals(), lambda self, digits: self._spin_box.setDecimals(digits)
     )
+
+
+class CtkDirectoryButton(QtWidgets.QPushButton):
+    """A button that shows a folder and opens a dialog for another; here `choose` stands for the dialog."""
+
+    HOST_INTERFACE = "ctk.ctkDirectoryButton"
+    HOST_SIGNALS = {  # noqa: RUF012
+        "directoryChanged(QString)": "directory_changed",
+        "directorySelected(QString)": "directory_selected",
+    }
+    directory_changed = QtCore.Signal(str)
+    directory_selected = QtCore.Signal(str)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._directory = ""
+        self._caption = ""
+        self.setText("(choose)")
+
+    def _set_directory(self, directory: str) -> None:
+        if directory != self._directory:
+            self._directory = directory
+            self.setText(directory or "(choose)")
+            self.directory_changed.emit(directory)
+
+    def _set_caption(self, caption: str) -> None:
+        self._caption = caption
+
+    def choose(self, directory: str) -> None:
+        """What the person does in the dialog: both signals come, as from the real button."""
+        self._set_directory(directory)
+        self.directory_selected.emit(directory)
+
+    directory = QtCore.Property(str, lambda self: self._directory, _set_directory)
+    caption = QtCore.Property(str, lambda self: self._caption, _set_caption)

@@ -23,7 +23,7 @@ from panels.slicer_host import (
     sample_data_module,
     scripted_module,
 )
-from panels.slicer_host.interface import HostRefusal, python_names
+from panels.slicer_host.interface import HostRefusal, interface, python_names
 from panels.slicer_host.mrml_widgets import QMRMLWidget
 from PySide6 import QtWidgets
 
@@ -53,7 +53,7 @@ class SlicerHost:
             self._modules_before[name] = sys.modules.pop(name)
         self._make_scene()
         self._put_python_slicer_on_the_path()
-        self._install("qt", qt_modules.make_qt())
+        self._install("qt", qt_modules.make_qt(self._answer))
         self._install("ctk", qt_modules.make_ctk())
         translations = {"tr": lambda text: text, "translate": lambda _context, text: text}
         self._install("slicer.i18n", _module("slicer.i18n", **translations))
@@ -97,8 +97,8 @@ class SlicerHost:
             raise AssertionError(f"announced dialogs that never came: {self._answers}")
 
     def expect_dialog(self, function: str, answer: Any = None) -> None:
-        """Announce the next dialog, by the name of its function in slicer.util; any other raises."""
-        if function not in python_names("slicer.util"):
+        """Announce the next dialog, by the name of its function in slicer.util or QFileDialog; any other raises."""
+        if function not in python_names("slicer.util") and not _is_file_dialog(function):
             raise HostRefusal(f"slicer.util has no {function}")
         self._answers.append((function, answer))
 
@@ -200,8 +200,13 @@ class SlicerHost:
     def _answer(self, function: str, text: str) -> Any:
         self.dialogs.append((function, text))
         if not self._answers or self._answers[0][0] != function:
-            raise UnexpectedDialog(f"slicer.util.{function} was not announced: {text}")
+            raise UnexpectedDialog(f"{function} was not announced: {text}")
         return self._answers.pop(0)[1]
+
+
+def _is_file_dialog(function: str) -> bool:
+    owner, _, name = function.partition(".")
+    return owner == "QFileDialog" and name in interface("qt.QFileDialog").names
 
 
 def child_widget_variables(widget: proxy.Proxy) -> Any:

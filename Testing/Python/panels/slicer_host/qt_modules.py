@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from typing import Any
 
 from panels.slicer_host import ui_loader
@@ -46,17 +47,31 @@ class _File:
         return True
 
 
+class _FileDialog:
+    """The static functions of QFileDialog: the answer is what the test announced with `expect_dialog`."""
+
+    def __init__(self, answer: Callable[[str, str], Any]) -> None:
+        self._answer = answer
+
+    def getOpenFileName(self, parent: Any, caption: str, folder: str, name_filter: str) -> str:
+        if parent is not None or not all(isinstance(text, str) for text in (caption, folder, name_filter)):
+            raise HostRefusal("getOpenFileName(None, caption, folder, filter): the host knows this form only")
+        return str(self._answer("QFileDialog.getOpenFileName", caption))
+
+
 class _UiLoader:
     def load(self, file: _File) -> Proxy:
         return ui_loader.load(file.path)
 
 
-def make_qt() -> types.ModuleType:
+def make_qt(answer: Callable[[str, str], Any]) -> types.ModuleType:
+    """answer: called with a dialog's function and its caption; gives what the person would choose."""
     module = _StrictModule("qt")
     module.QTimer = _timer
     module.QIcon = _icon
     module.QFile = _File
     module.QUiLoader = _UiLoader
+    module.QFileDialog = _FileDialog(answer)
     return module
 
 

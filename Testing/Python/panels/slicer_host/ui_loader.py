@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from panels.slicer_host.ctk_widgets import CtkCollapsibleButton, CtkSliderWidget
+from panels.slicer_host.ctk_widgets import CtkCollapsibleButton, CtkDirectoryButton, CtkSliderWidget
 from panels.slicer_host.interface import HostRefusal, WrongType, interface_of_ui_class
 from panels.slicer_host.mrml_widgets import QMRMLNodeComboBox, QMRMLWidget
 from panels.slicer_host.proxy import Proxy, check_type, wrap
@@ -20,6 +20,7 @@ from PySide6 import QtCore, QtUiTools, QtWidgets
 
 EMULATED = {
     "ctkCollapsibleButton": CtkCollapsibleButton,
+    "ctkDirectoryButton": CtkDirectoryButton,
     "ctkSliderWidget": CtkSliderWidget,
     "qMRMLNodeComboBox": QMRMLNodeComboBox,
     "qMRMLSegmentSelectorWidget": QMRMLSegmentSelectorWidget,

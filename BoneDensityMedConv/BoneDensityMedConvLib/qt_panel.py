@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import qt
-import slicer
 
 from BoneDensityMedConvLib.presenter import Presenter
 from BoneDensityMedConvLib.qt_binding import connect, quiet, shows_errors

@@ -1,0 +1,231 @@
+"""An nnU-Net v2 model folder on disk: what it holds, checked, and its checkpoints loaded without running any code.
+
+nnU-Net itself loads checkpoints with `weights_only=False`: such a file can run any program when it is opened. Here
+only tensors and the few numpy types that nnU-Net's own training writes (its log) are accepted, and of plans.json only
+networks and layers from nnU-Net's own packages.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medconv.types import MissingRequirement
+
+CONFIGURATION = "3d_fullres"
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+NEEDED_IN_CHECKPOINT = ("network_weights", "trainer_name", "init_args")
+TRUSTED_PACKAGES = ("torch.", "dynamic_network_architectures.")
+EXPORT_AGAIN = "Copy or unpack the model folder again, whole: plans.json, dataset.json and fold_*/checkpoint_final.pth."
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checked model folder. `checkpoints` are the weight files of its folds, in order."""
+
+    path: Path
+    plans: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    checkpoints: tuple[Path, ...]
+
+    @property
+    def dataset_name(self) -> str:
+        return str(self.plans.get("dataset_name") or self.path.parent.name)
+
+    @property
+    def reorients(self) -> bool:
+        """True if the network's reader turns every image to RAS; the others take it as it is stored."""
+        return str(self.plans.get("image_reader_writer")) == "NibabelIOWithReorient"
+
+    @property
+    def spacing_mm_xyz(self) -> tuple[float, float, float]:
+        """The network's voxel spacing along right, front and head."""
+        transposed = self.plans["configurations"][CONFIGURATION]["spacing"]
+        backward = self.plans.get("transpose_backward", (0, 1, 2))
+        z, y, x = (float(transposed[axis]) for axis in backward)
+        return x, y, z
+
+    @property
+    def label_names(self) -> dict[str, Any]:
+        """Name → label (or nnU-Net's list of labels) as dataset.json has it."""
+        return dict(self.dataset["labels"])
+
+
+def find_model_folder(folder: str | Path) -> Path:
+    """The model folder: `folder` itself, or its only `*__*Plans*__3d_fullres` if it is a DatasetXXX folder.
+
+    Raises MissingRequirement if there is none, or more than one.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise MissingRequirement(
+            "nnunet_folder_missing", f"There is no folder '{path}'.", "Choose the nnU-Net model's folder."
+        )
+    if (path / "plans.json").is_file() or (path / "dataset.json").is_file():
+        return path
+    found = sorted(p for p in path.glob(f"*__*Plans*__{CONFIGURATION}") if p.is_dir())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise MissingRequirement(
+            "nnunet_folder_ambiguous",
+            f"'{path.name}' holds {len(found)} models: {', '.join(p.name for p in found)}.",
+            "Choose one of these folders.",
+        )
+    raise MissingRequirement(
+        "nnunet_folder_wrong",
+        f"'{path.name}' is no nnU-Net v2 model folder: it has no plans.json and no dataset.json, and no folder named "
+        f"…__…Plans…__{CONFIGURATION}.",
+        f"Choose the folder that holds plans.json, dataset.json and fold_0 (nnUNetTrainer__nnUNetPlans__{CONFIGURATION}"
+        "), or the Dataset… folder above it.",
+    )
+
+
+def read_model_folder(folder: str | Path, checkpoint_name: str = "") -> ModelFolder:
+    """Read and check a model folder; weights are not loaded yet.
+
+    Raises MissingRequirement: files missing or damaged, no 3d_fullres network, several channels, a network from a
+    package that is not nnU-Net's.
+    """
+    path = find_model_folder(folder)
+    plans, dataset = _read_json(path / "plans.json"), _read_json(path / "dataset.json")
+    _check_plans(path, plans, dataset)
+    return ModelFolder(path, plans, dataset, _find_checkpoints(path, (checkpoint_name,) if checkpoint_name else ()))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """An nnU-Net checkpoint on the CPU, loaded without running code in it. Needs torch.
+
+    Raises MissingRequirement: "weights_not_safe" if it holds anything but numbers, "weights_damaged",
+    "weights_unreadable" if it is no nnU-Net v2 checkpoint.
+    """
+    import torch
+
+    if not path.is_file():
+        raise MissingRequirement("weights_missing", f"The weight file {path} is not there.", EXPORT_AGAIN)
+    try:
+        with torch.serialization.safe_globals(_numpy_globals()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+        raise _not_loadable(path, error) from error
+    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in NEEDED_IN_CHECKPOINT):
+        raise MissingRequirement(
+            "weights_unreadable",
+            f"{path.name} is no checkpoint of nnU-Net v2 (expected {', '.join(NEEDED_IN_CHECKPOINT)} in it).",
+            "Choose a folder that nnU-Net v2 has written; weights of nnU-Net v1 must be trained or exported anew.",
+            str(path),
+        )
+    return checkpoint
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise MissingRequirement(
+            "nnunet_file_missing", f"The nnU-Net model folder has no {path.name}.", EXPORT_AGAIN, str(path.parent)
+        )
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingRequirement(
+            "nnunet_file_damaged", f"{path.name} of the nnU-Net model can't be read ({error}).", EXPORT_AGAIN, str(path)
+        ) from error
+    if not isinstance(document, dict):
+        raise MissingRequirement(
+            "nnunet_file_damaged", f"{path.name} of the nnU-Net model is no JSON object.", EXPORT_AGAIN, str(path)
+        )
+    return document
+
+
+def _check_plans(path: Path, plans: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    configurations = plans.get("configurations")
+    if not isinstance(configurations, Mapping) or CONFIGURATION not in configurations:
+        there = ", ".join(configurations) if isinstance(configurations, Mapping) else "none"
+        raise MissingRequirement(
+            "nnunet_configuration_missing",
+            f"The model's plans have no {CONFIGURATION} network (there: {there}).",
+            f"Choose a model of nnU-Net v2 that was trained as {CONFIGURATION}.",
+            str(path),
+        )
+    channels = dataset.get("channel_names", dataset.get("modality", {}))
+    if not isinstance(dataset.get("labels"), Mapping) or len(channels) != 1:
+        raise MissingRequirement(
+            "nnunet_dataset_unfit",
+            f"The model's dataset.json must name its labels and one channel (CT); it has {len(channels)} channels.",
+            "Choose a model that was trained on CT alone.",
+            str(path),
+        )
+    for name in _classes_named(configurations[CONFIGURATION]):
+        if not name.startswith(TRUSTED_PACKAGES):
+            raise MissingRequirement(
+                "weights_not_safe",
+                f"The model's plans ask for '{name}', which is no part of nnU-Net: it would run foreign code.",
+                "Choose a model with nnU-Net's own networks (plain or residual encoder U-Net).",
+                str(path),
+            )
+
+
+def _classes_named(configuration: Mapping[str, Any]) -> list[str]:
+    """Dotted names in the plans that nnU-Net would import."""
+    architecture = configuration.get("architecture")
+    if not architecture:
+        return []  # the older format names no modules
+    arguments = architecture.get("arch_kwargs", {})
+    named = [arguments.get(key) for key in architecture.get("_kw_requires_import", ())]
+    return [str(name) for name in (architecture.get("network_class_name"), *named) if name is not None]
+
+
+def _find_checkpoints(path: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+    folds = sorted(p for p in path.glob("fold_*") if p.is_dir() and p.name != "fold_all")
+    for name in names or CHECKPOINTS:
+        found = [fold / name for fold in folds if (fold / name).is_file()]
+        if not found and (path / "fold_all" / name).is_file():
+            found = [path / "fold_all" / name]
+        if found:
+            return tuple(found)
+    raise MissingRequirement(
+        "weights_missing",
+        f"The model folder has no weights: {'no fold_0' if not folds else 'no ' + CHECKPOINTS[0] + ' in its folds'}.",
+        EXPORT_AGAIN,
+        str(path),
+    )
+
+
+def _numpy_globals() -> list[Any]:
+    """The numpy types in nnU-Net's log, under the names of numpy 1 and 2."""
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    kinds = (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *kinds,
+        *{type(np.dtype(kind)) for kind in kinds},
+    ]
+
+
+def _not_loadable(path: Path, error: Exception) -> MissingRequirement:
+    text = str(error)
+    foreign = re.search(r"GLOBAL ([\w.]+)", text)
+    if foreign or "Unsupported" in text or "unsupported" in text:
+        return MissingRequirement(
+            "weights_not_safe",
+            f"{path.name} holds more than weights ({foreign[1] if foreign else 'a foreign object'}): opening it could "
+            "run a program on this computer, so it was not opened.",
+            "Get the weights from their publisher again. Only checkpoints as nnU-Net v2 writes them are opened.",
+            str(path),
+        )
+    return MissingRequirement(
+        "weights_damaged",
+        f"{path.name} can't be read: it is damaged, cut off, or no PyTorch file.",
+        "Get the file again and compare its size with the original.",
+        f"{path} ({type(error).__name__})",
+    )

@@ -6,23 +6,20 @@ reads files and is quick enough to be asked whenever a panel is drawn.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from medconv.segmenter import QUALITIES, Progress
-from medconv.segmenters import weights_archive
+from medconv.segmenters.weights_archive import unpack
+from medconv.segmenters.weights_incoming import clear_abandoned, incoming
 from medconv.types import InputRefused, MissingRequirement, UsageError
 
 RELEASE = "https://github.com/wasserth/TotalSegmentator/releases/download/v2.0.0-weights"
 ALL = "all"
-INCOMING_PREFIX = ".medconv-incoming-"
 CHECKPOINT = Path("fold_0") / "checkpoint_final.pth"
 
 
@@ -177,7 +174,7 @@ def import_file(source: str | Path, progress: Progress, weights_folder: str = ""
     source, folder = Path(source), folder_of(weights_folder)
     known = {dataset.folder: dataset for dataset in _datasets(ALL)}
     with incoming(folder) as place:
-        names = weights_archive.unpack(source, known, place, lambda done: progress("Importing weights", done))
+        names = unpack(source, known, place, lambda done: progress("Importing weights", done))
         for name in names:
             _accept(place, folder, known[name])
     return names
@@ -190,7 +187,7 @@ def remove(quality: str = ALL, weights_folder: str = "") -> int:
     """
     folder = folder_of(weights_folder)
     if folder.is_dir():
-        _clear_abandoned(folder)
+        clear_abandoned(folder)
     freed = 0
     for dataset in _datasets(quality):
         path = folder / dataset.folder
@@ -201,23 +198,6 @@ def remove(quality: str = ALL, weights_folder: str = "") -> int:
             shutil.rmtree(path)
             freed += size
     return freed
-
-
-@contextlib.contextmanager
-def incoming(folder: Path) -> Iterator[Path]:
-    """A private place beside the weights, on the same disk, so that moving what is whole is one step."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(folder)
-        place = Path(tempfile.mkdtemp(prefix=f"{INCOMING_PREFIX}{os.getpid()}-", dir=folder))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        yield place
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _datasets(quality: str) -> tuple[WeightsDataset, ...]:
@@ -244,26 +224,6 @@ def _accept(place: Path, folder: Path, dataset: WeightsDataset) -> None:
     (place / dataset.folder).rename(target)
 
 
-def _clear_abandoned(folder: Path) -> None:
-    """Remove what fetches left that were killed: their process is gone."""
-    for place in folder.glob(f"{INCOMING_PREFIX}*"):
-        owner = place.name.removeprefix(INCOMING_PREFIX).partition("-")[0]
-        if not (owner.isdigit() and _is_running(int(owner))):
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _is_running(process_id: int) -> bool:
-    if os.name == "nt":  # os.kill(pid, 0) would send Ctrl+C there; files in use resist their removal anyway
-        return process_id == os.getpid()
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -275,12 +235,3 @@ def _broken_member(checkpoint: Path) -> str:
     except (zipfile.BadZipFile, OSError, EOFError):
         broken = checkpoint.name
     return f"{checkpoint.name} is damaged" if broken else ""
-
-
-def _unwritable(folder: Path, error: OSError) -> MissingRequirement:
-    return MissingRequirement(
-        "weights_folder_not_writable",
-        f"The weights can't be written ({error.strerror or error}).",
-        "Check the folder's permissions and free space (about 1 GB), or choose another weights folder.",
-        str(folder),
-    )

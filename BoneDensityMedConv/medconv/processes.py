@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from medconv import process_tree
+
 FOLDER_PREFIX = "medconv-panel-"
+FOLDER_VARIABLE = "MEDCONV_WORKER_FOLDER"  # tells the worker, and all that it starts, which private folder is theirs
 END_WITHIN_S = 2.0
 
 
@@ -38,6 +40,7 @@ def environment(import_root: Path, folder: Path) -> dict[str, str]:
     own.update({name: str(temporary) for name in ("TMPDIR", "TEMP", "TMP")})
     paths = [str(import_root), *filter(None, own.get("PYTHONPATH", "").split(os.pathsep))]
     own["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    own[FOLDER_VARIABLE] = str(folder)
     own["PYTHONUNBUFFERED"] = "1"
     own["PYTHONIOENCODING"] = "utf-8"
     for unwanted in ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONBREAKPOINT"):
@@ -52,10 +55,10 @@ def own_group() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a process that was started with `own_group`, and its children, within two seconds.
+def end_tree(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """End a process that was started with `own_group`, and all that it started, within two seconds.
 
-    There is nothing to save: all its files lie in its private folder.
+    folder: the private folder of its `environment`. There is nothing to save: all its files lie there.
     """
     if sys.platform == "win32":
         with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -67,9 +70,7 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
                 check=False,
             )
     else:
-        # The group outlives its first process as long as a child is left. ESRCH: none is.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process_tree.kill(process.pid, folder, END_WITHIN_S)
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()

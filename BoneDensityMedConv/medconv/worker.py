@@ -1,82 +1,118 @@
-"""The worker process: `python -m medconv.worker` keeps torch and a model warm and answers commands.
+"""The worker process: `python -m medconv.worker` keeps torch and its models warm and answers commands.
 
 Standard input, one JSON object a line:
     {"command": "analyse", "id": "7", "case": "/path/case.npz", "weights": null, "device": "auto", "adjustment": null}
+    {"command": "segment", "id": "8", "ct": "/path/ct.json", "request": the fields of SegmenterRequest}
+    {"command": "weights", "id": "9", "action": "fetch" or "import", "quality", "file", "weights_folder"}
     {"command": "quit"}
 Standard output, one ASCII JSON object a line:
     {"event": "ready"}
     {"event": "progress", "id", "stage", "fraction"}
     {"event": "result", "id", "result": the document of result.json}
-    {"event": "error", "id", "code", "message", "remedy"}
-It ends when its standard input closes, so it never outlives its parent.
+    {"event": "segmented", "id", "file": a file of `segmentation_file`, beside the CT}
+    {"event": "done", "id", "text"}
+    {"event": "error", "id", "code", "message", "remedy", "details", "exit_code"}
+It ends when its standard input closes, also in the middle of a job, so it never outlives its parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
+import shutil
+import signal
 import sys
+import threading
+import time
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from medconv import pipeline
+from medconv import pipeline, processes, segmenter, worker_errors
 from medconv.case_file import load_case
+from medconv.ct_file import load_ct
 from medconv.inference import LoadedModel
 from medconv.report import result_document
-from medconv.types import Adjustment, MedConvError
+from medconv.segmentation_file import save_segmentation
+from medconv.segmenter import Segmenter, SegmenterRequest
+from medconv.types import Adjustment
+
+PROGRESS_EVERY_S = 0.1
+WHAT = {"analyse": "analysis", "segment": "segmentation", "weights": "work on the weights"}
 
 
 class Worker:
-    """Answers commands; holds the model of the last one."""
+    """Answers commands; holds the model and the segmenter of the last ones."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
         self._model: LoadedModel | None = None
         self._model_key: tuple[Any, ...] | None = None
+        self._segmenter: Segmenter | None = None
+        self._request: SegmenterRequest | None = None
 
-    def serve(self, commands: TextIO) -> None:
+    def serve(self, commands: Iterable[dict[str, Any]]) -> None:
         """Answer until the commands end or one says quit."""
         self._emit(event="ready")
-        for line in commands:
-            command = json.loads(line)
+        for command in commands:
             if command["command"] == "quit":
                 return
             self._answer(command)
 
     def _answer(self, command: dict[str, Any]) -> None:
-        job = command.get("id")
+        """Do one job and tell how it ended, whatever happens in it."""
+        job, kind = command.get("id"), str(command["command"])
+        jobs = {"analyse": self._analyse, "segment": self._segment, "weights": self._weights}
         try:
-            self._emit(event="result", id=job, result=self._analyse(command))
-        except MedConvError as error:
-            self._emit(event="error", id=job, code=error.code, message=error.message, remedy=error.remedy)
-        except MemoryError:
-            self._emit(
-                event="error",
-                id=job,
-                code="out_of_memory",
-                message="The computer's memory is full.",
-                remedy="Close other programs or images and analyse again.",
-            )
-        except Exception as error:  # noqa: BLE001 - the boundary of the process: whatever failed is told, not lost
-            traceback.print_exc()
-            self._emit(
-                event="error",
-                id=job,
-                code="internal_error",
-                message=f"The analysis failed unexpectedly ({type(error).__name__}: {error}).",
-                remedy="Please report this with the log.",
-            )
+            answer = jobs[kind](command, _Progress(self._emit, job))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever failed is told, not lost
+            told = worker_errors.explain(error, WHAT.get(kind, kind))
+            if told is not error:
+                with contextlib.suppress(MemoryError, OSError):
+                    traceback.print_exc()
+            answer = {"event": "error", "code": told.code, "message": told.message, "remedy": told.remedy}
+            answer |= {"details": told.details, "exit_code": told.exit_code}
+        # Outside the block: here the failed job's arrays, which its traceback held, are free again.
+        if answer.get("code") == "out_of_memory":
+            self._model = self._segmenter = None
+        self._emit(id=job, **answer)
 
-    def _analyse(self, command: dict[str, Any]) -> dict[str, Any]:
-        def progress(stage: str, fraction: float) -> None:
-            self._emit(event="progress", id=command.get("id"), stage=stage, fraction=fraction)
-
+    def _analyse(self, command: dict[str, Any], progress: _Progress) -> dict[str, Any]:
         progress("Loading MedConv", 0.2)
         model = self._load(command.get("weights"), command.get("device") or "auto")
         adjustment = Adjustment(**command["adjustment"]) if command.get("adjustment") else None
         prediction = pipeline.analyse(load_case(Path(command["case"])), model, adjustment, progress=progress)
-        return result_document(prediction)
+        return {"event": "result", "result": result_document(prediction)}
+
+    def _segment(self, command: dict[str, Any], progress: _Progress) -> dict[str, Any]:
+        progress("Loading the segmenter", 0.0)
+        request = SegmenterRequest(**command["request"])
+        if self._segmenter is None or request != self._request:
+            self._segmenter = None  # the old one's memory is free before the new one needs it
+            self._segmenter, self._request = segmenter.make_segmenter(request), request
+        path = Path(command["ct"])
+        segmentation = self._segmenter.segment(load_ct(path), progress)
+        file = path.with_name("segmentation.npz")
+        try:
+            save_segmentation(file, segmentation)
+        except OSError:
+            file.unlink(missing_ok=True)  # so that there is room on the disk to tell of it
+            raise
+        return {"event": "segmented", "file": str(file)}
+
+    def _weights(self, command: dict[str, Any], progress: _Progress) -> dict[str, Any]:
+        from medconv.segmenters import weights_store
+
+        folder = command.get("weights_folder") or ""
+        self._segmenter = None  # it may hold the weights that are replaced
+        if command["action"] == "import":
+            names = weights_store.import_file(command["file"], progress, folder)
+        else:
+            names = weights_store.fetch(command["quality"], progress, folder).present
+        return {"event": "done", "text": ", ".join(names)}
 
     def _load(self, weights: str | None, device: str) -> LoadedModel:
         key = (weights, device)
@@ -89,11 +125,85 @@ class Worker:
         self._output.flush()
 
 
+class _Progress:
+    """Tells a job's progress: a new stage at once, otherwise at most ten times a second."""
+
+    def __init__(self, emit: Callable[..., None], job: Any) -> None:
+        self._emit, self._job = emit, job
+        self._stage, self._next = "", 0.0
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        now = time.monotonic()
+        if stage == self._stage and now < self._next:
+            return
+        self._stage, self._next = stage, now + PROGRESS_EVERY_S
+        self._emit(event="progress", id=self._job, stage=stage, fraction=float(fraction))
+
+
+class Commands:
+    """The commands of a stream, read by a thread, which therefore notices at once when the stream closes.
+
+    orphaned: called from that thread if it closes while a command is being worked on; it is to end the process.
+    """
+
+    def __init__(self, lines: Iterable[bytes], orphaned: Callable[[], None]) -> None:
+        self._lines, self._orphaned = lines, orphaned
+        self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._read = self._taken = self._finished = 0
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def __iter__(self) -> Commands:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        self._finished = self._taken
+        command = self._waiting.get()
+        if command is None:
+            raise StopIteration
+        self._taken += 1
+        return command
+
+    def _listen(self) -> None:
+        for line in self._lines:
+            try:
+                command = json.loads(line)
+            except ValueError:
+                traceback.print_exc()
+                continue
+            self._read += 1
+            self._waiting.put(command)
+            if command["command"] == "quit":
+                return
+        if self._finished < self._read:
+            self._orphaned()
+        self._waiting.put(None)
+
+
+def end_at_once() -> None:
+    """End this process and what it started; the application that would remove the private folder is gone."""
+    _remove_private_folder()
+    if sys.platform != "win32" and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def _remove_private_folder() -> None:
+    folder = Path(os.environ.get(processes.FOLDER_VARIABLE, ""))
+    if folder.name.startswith(processes.FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> int:
     """Serve standard input. Whatever a library prints goes to standard error, so that events stay clean."""
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii", newline="\n")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    Worker(events).serve(sys.stdin)
+    # No library, and no process that one starts, can take a command for its own input. Unbuffered: a thread that
+    # waits in a buffered stream would make Python's end fail.
+    lines = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    Worker(events).serve(Commands(lines, orphaned=end_at_once))
+    _remove_private_folder()
     return 0
 
 

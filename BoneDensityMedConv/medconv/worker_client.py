@@ -1,212 +1,257 @@
-"""Client of the analysis process (`python -m medconv.worker`), see docs/decisions/0001.
+"""Client of the worker process (`python -m medconv.worker`), for panels and the command line; see docs/decisions/0004.
 
-The process is started once and kept warm. Commands go to its standard input; its standard output goes to a file,
-which `poll` reads on: no thread, and no pipe that could block, on any operating system. Cases and whatever the
-process writes live in one private folder, which goes with the process.
+A panel calls `segment` or `analyse`, which return at once, and then `poll` from a timer; a command calls
+`segment_and_wait`. Nothing that goes wrong with the process is raised by `poll`: it is a Failure, and the next job
+starts a new process. One that the system kills because the memory is full is a Failure that says so.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
-import json
 import shutil
-import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import medconv
-from medconv import processes
+from medconv import worker_errors
 from medconv.case_file import save_case
-from medconv.types import Adjustment, L1Case
+from medconv.ct_file import CTFileWriter
+from medconv.segmentation_file import load_segmentation
+from medconv.segmenter import SegmenterRequest
+from medconv.segmenters import weights_incoming, weights_store
+from medconv.types import Adjustment, CTVolume, L1Case, MedConvError, SpineSegmentation
+from medconv.vertebrae import LABEL_MAPS
+from medconv.worker_events import Done, Event, Failure, Outcome, Progress, Result, Segmented
+from medconv.worker_process import WorkerProcess
 
-LOG_LINES_SHOWN = 3
+__all__ = ["Done", "Event", "Failure", "Outcome", "Progress", "Result", "Segmented", "WorkerClient"]
 
-
-@dataclass(frozen=True)
-class Progress:
-    """What the worker is doing, and the fraction done, 0 to 1."""
-
-    stage: str
-    fraction: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """The document of result.json."""
-
-    document: dict[str, Any]
+TIME_LIMIT_S = 30 * 60.0  # a segmentation on two slow cores takes some minutes
+FETCH_TIME_LIMIT_S = 4 * 3600.0  # half a gigabyte over a slow line
+HAND_OVER_BYTES = 32_000_000  # of the CT in one `poll`: some hundredths of a second
+WAIT_STEP_S = 0.02
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no result, and what to do."""
+@dataclass
+class _Job:
+    """What is under way. `writer` is there until the CT is handed over; only then `command` is sent."""
 
-    code: str
-    message: str
-    remedy: str
-
-
-Event = Progress | Result | Failure
+    number: str
+    what: str
+    folder: Path
+    time_limit_s: float
+    command: dict[str, Any]
+    until: float
+    writer: CTFileWriter | None = None
 
 
 class WorkerClient:
-    """Runs one analysis at a time in a process of its own.
+    """Runs one job at a time in a process of its own, which is started once and kept for the next.
 
     command: how to start the process; by default the Python that runs here (in Slicer: PythonSlicer).
+    time_limit_s: after that time a job is ended with its process and reported as failed.
     """
 
-    def __init__(self, command: Sequence[str] | None = None) -> None:
-        self._command = list(command) if command else None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder: Path | None = None
-        self._output: IO[bytes] | None = None
-        self._partial = b""
+    def __init__(self, command: Sequence[str] | None = None, time_limit_s: float = TIME_LIMIT_S) -> None:
+        self._process = WorkerProcess(command)
+        self._time_limit_s = time_limit_s
         self._numbers = itertools.count(1)
-        self._job: str | None = None
+        self._job: _Job | None = None
 
     @property
     def busy(self) -> bool:
-        """True from `analyse` until `poll` has returned the result or failure, or `cancel`."""
+        """True from the start of a job until `poll` has returned its outcome, or `cancel`."""
         return self._job is not None
 
     @property
     def process_id(self) -> int | None:
         """The running process's id, or None."""
-        return self._process.pid if self._process and self._process.poll() is None else None
+        return self._process.process_id
+
+    @property
+    def folder(self) -> Path | None:
+        """The private folder of the process, while there is one."""
+        return self._process.folder
 
     def start(self) -> None:
-        """Start the process if it isn't running, so that a later analysis finds it warm. Raises OSError."""
-        if self.process_id is not None:
-            return
-        self._end()
-        processes.remove_abandoned_folders()
-        self._folder = processes.private_folder()
-        output, errors = self._folder / "events.jsonl", self._folder / "log.txt"
-        with output.open("wb") as stdout, errors.open("wb") as stderr:
-            self._process = subprocess.Popen(
-                self._command or [processes.python_executable(), "-m", "medconv.worker"],
-                stdin=subprocess.PIPE,
-                stdout=stdout,
-                stderr=stderr,
-                # The private folder holds no module that "-m" could mistake for one of ours.
-                cwd=self._folder,
-                env=processes.environment(Path(medconv.__file__).parents[1], self._folder),
-                **processes.own_group(),
-            )
-        self._output = output.open("rb")
-        self._partial = b""
+        """Start the process if it isn't running, so that a later job finds it warm. Raises OSError."""
         atexit.register(self.close)
+        self._process.start()
 
     def analyse(
         self, case: L1Case, weights: str | None = None, device: str = "auto", adjustment: Adjustment | None = None
     ) -> None:
         """Hand a case over; `poll` tells what becomes of it. Raises RuntimeError while busy, OSError if it can't."""
-        if self.busy:
-            raise RuntimeError("an analysis is under way")
-        self.start()
-        assert self._folder is not None
-        job = str(next(self._numbers))
-        case_file = self._folder / f"case-{job}.npz"
-        save_case(case_file, case)
-        command = {
-            "command": "analyse",
-            "id": job,
-            "case": str(case_file),
+        job = self._new_job("analysis", "analyse", self._time_limit_s)
+        path = job.folder / "case.npz"
+        try:
+            save_case(path, case)
+        except BaseException:
+            self._forget_job()
+            raise
+        job.command |= {
+            "case": str(path),
             "weights": weights,
             "device": device,
             "adjustment": asdict(adjustment) if adjustment else None,
         }
-        self._job = job
-        # A process that is already gone is told by `poll`, with its last words.
-        with contextlib.suppress(OSError):
-            self._send(command)
+        self._process.send(job.command)
+
+    def segment(self, ct: CTVolume, request: SegmenterRequest) -> None:
+        """Segment a CT; `poll` hands it over piece by piece, and tells what becomes of it.
+
+        The CT's voxels must not change until then. Raises RuntimeError while busy, OSError if it can't.
+        """
+        job = self._new_job("segmentation", "segment", self._time_limit_s)
+        job.writer = CTFileWriter(job.folder, ct)
+        job.command |= {"ct": str(job.writer.path), "request": asdict(_with_absolute_paths(request))}
+
+    def fetch_weights(self, quality: str, weights_folder: str = "") -> None:
+        """Fetch TotalSegmentator's weights for a quality, once the person has agreed. Raises as `analyse`."""
+        job = self._new_job("fetching of weights", "weights", max(self._time_limit_s, FETCH_TIME_LIMIT_S))
+        job.command |= {"action": "fetch", "quality": quality, "file": "", "weights_folder": weights_folder}
+        self._process.send(job.command)
+
+    def import_weights(self, file: str | Path, weights_folder: str = "") -> None:
+        """Import TotalSegmentator's weights from a file or folder. Raises as `analyse`."""
+        job = self._new_job("import of weights", "weights", self._time_limit_s)
+        path = str(Path(file).absolute())  # the process has a working folder of its own
+        job.command |= {"action": "import", "quality": "", "file": path, "weights_folder": weights_folder}
+        self._process.send(job.command)
 
     def poll(self) -> list[Event]:
-        """What happened since the last call, in order; at most one Result or Failure, the last of the list."""
-        if self._process is None:
-            return []
-        exit_code = self._process.poll()  # before reading, so that nothing written before the end is missed
-        events: list[Event] = []
-        for message in self._new_messages():
-            event = self._event(message)
-            if event is not None:
-                events.append(event)
+        """What happened since the last call, in order; at most one outcome, the last of the list."""
+        exit_code = self._process.exit_code  # before reading, so that nothing written before the end is missed
+        events: list[Event] = [event for event in map(self._event, self._process.messages()) if event is not None]
         if exit_code is not None:
             if self._job is not None:
-                events.append(self._death(exit_code))
-            self._end()
+                events.append(Failure.of(self._process.death()))
+            self.cancel()
+        elif self._job is not None and time.monotonic() > self._job.until:
+            events.append(_too_long(self._job))
+            self.cancel()
+        elif self._job is not None and self._job.writer is not None:
+            events.append(self._hand_over(self._job, self._job.writer))
         return events
 
+    def wait(self, on_progress: Callable[[str, float], None] | None = None) -> Outcome:
+        """The outcome of the job under way. Ctrl+C, or whatever `on_progress` raises, ends it with its process."""
+        try:
+            while self.busy:
+                for event in self.poll():
+                    if not isinstance(event, Progress):
+                        return event
+                    if on_progress is not None:
+                        on_progress(event.stage, event.fraction)
+                if self._job is not None and self._job.writer is None:
+                    time.sleep(WAIT_STEP_S)
+        except BaseException:
+            self.cancel()
+            raise
+        raise RuntimeError("no job is under way")
+
+    def segment_and_wait(
+        self, ct: CTVolume, request: SegmenterRequest, progress: Callable[[str, float], None] | None = None
+    ) -> SpineSegmentation:
+        """Segment a CT and wait for it, for the command line. Raises MedConvError, and RuntimeError while busy."""
+        try:
+            self.segment(ct, request)
+        except OSError as error:
+            raise worker_errors.not_started(error) from error
+        outcome = self.wait(progress)
+        if isinstance(outcome, Segmented):
+            return outcome.segmentation
+        assert isinstance(outcome, Failure)
+        raise outcome.error()
+
     def cancel(self) -> None:
-        """End the process and all it started, and remove its folder; the next analysis starts a new one."""
-        self._end()
+        """End the process and all it started, and remove its folder; the next job starts a new one."""
+        job = self._job
+        self._process.end()
+        self._forget_job()
+        if job is not None and job.command["command"] == "weights":
+            weights_incoming.clear_abandoned(weights_store.folder_of(job.command["weights_folder"]))
 
     def close(self) -> None:
         """End the process. Safe to call more than once; also called when the application ends."""
-        self._end()
+        self.cancel()
         atexit.unregister(self.close)
 
-    def _send(self, command: dict[str, Any]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write((json.dumps(command) + "\n").encode("ascii"))
-        self._process.stdin.flush()
+    def _new_job(self, what: str, command: str, time_limit_s: float) -> _Job:
+        if self._job is not None:
+            raise RuntimeError(f"the {self._job.what} is under way")
+        self.start()
+        number = str(next(self._numbers))
+        assert self.folder is not None
+        folder = self.folder / f"job-{number}"
+        folder.mkdir()
+        until = time.monotonic() + time_limit_s
+        self._job = _Job(number, what, folder, time_limit_s, {"command": command, "id": number}, until)
+        return self._job
 
-    def _new_messages(self) -> list[dict[str, Any]]:
-        """Complete lines since the last call that are JSON objects; a line still being written waits."""
-        assert self._output is not None
-        *lines, self._partial = (self._partial + self._output.read()).split(b"\n")
-        messages = []
-        for line in lines:
-            # A library may have printed something without a line end before the event.
-            with contextlib.suppress(ValueError):
-                message = json.loads(line[max(line.find(b'{"event"'), 0) :])
-                if isinstance(message, dict):
-                    messages.append(message)
-        return messages
+    def _forget_job(self) -> None:
+        job, self._job = self._job, None
+        if job is not None:
+            if job.writer is not None:
+                job.writer.close()
+            # Where Windows keeps a mapped CT from being removed now, it goes with the private folder.
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _hand_over(self, job: _Job, writer: CTFileWriter) -> Event:
+        try:
+            if writer.write_some(HAND_OVER_BYTES):
+                job.writer = None
+                self._process.send(job.command)
+        except (MedConvError, MemoryError, OSError) as error:
+            self._forget_job()
+            return Failure.of(worker_errors.not_started(error))
+        return Progress("Handing over the CT", 0.0)
 
     def _event(self, message: dict[str, Any]) -> Event | None:
-        if self._job is None or message.get("id") != self._job:
+        if self._job is None or message.get("id") != self._job.number:
             return None
         kind = message.get("event")
         if kind == "progress":
             return Progress(str(message.get("stage", "")), min(max(float(message.get("fraction") or 0.0), 0.0), 1.0))
-        if kind not in ("result", "error"):
+        if kind not in ("result", "segmented", "done", "error"):
             return None
-        self._forget_case()
-        if kind == "result":
-            return Result(message["result"])
-        return Failure(*(str(message.get(key, "")) for key in ("code", "message", "remedy")))
+        outcome = _outcome(kind, message)
+        self._forget_job()
+        return outcome
 
-    def _forget_case(self) -> None:
-        assert self._folder is not None
-        (self._folder / f"case-{self._job}.npz").unlink(missing_ok=True)
-        self._job = None
 
-    def _death(self, exit_code: int) -> Failure:
-        assert self._folder is not None
-        lines = (self._folder / "log.txt").read_text("utf-8", "replace").strip().splitlines()
-        last_words = " | ".join(line.strip() for line in lines[-LOG_LINES_SHOWN:])
-        how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-        remedy = "Analyse again; if it happens again, close other programs (memory) and report this."
-        return Failure(
-            "worker_died",
-            f"The analysis process ended unexpectedly ({how}).",
-            f"{remedy} Its last words: {last_words}" if last_words else remedy,
-        )
+def _with_absolute_paths(request: SegmenterRequest) -> SegmenterRequest:
+    """The process has a working folder of its own; a label map may also be the name of a built-in one."""
 
-    def _end(self) -> None:
-        self._job = None
-        process, self._process = self._process, None
-        if process is not None:
-            processes.end_tree(process)
-        if self._output is not None:
-            self._output.close()
-            self._output = None
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().absolute()) if path else ""
+
+    label_map = request.label_map if request.label_map in LABEL_MAPS else absolute(request.label_map)
+    folder, weights_folder = absolute(request.folder), absolute(request.weights_folder)
+    return replace(request, folder=folder, weights_folder=weights_folder, label_map=label_map)
+
+
+def _outcome(kind: str, message: dict[str, Any]) -> Outcome:
+    if kind == "result":
+        return Result(message["result"])
+    if kind == "done":
+        return Done(str(message.get("text", "")))
+    if kind == "segmented":
+        try:
+            return Segmented(load_segmentation(Path(message["file"])))
+        except (OSError, ValueError, KeyError, MemoryError) as error:
+            return Failure.of(worker_errors.explain(error, "segmentation"))
+    code, text, remedy, details = (str(message.get(key, "")) for key in ("code", "message", "remedy", "details"))
+    return Failure(code, text, remedy, details, int(message.get("exit_code", 1)))
+
+
+def _too_long(job: _Job) -> Failure:
+    minutes = f"{job.time_limit_s / 60:.0f} minutes" if job.time_limit_s >= 120 else f"{job.time_limit_s:.0f} seconds"
+    return Failure(
+        "time_limit",
+        f"The {job.what} took longer than its time limit ({minutes}) and was ended.",
+        "Close other programs and start again; for TotalSegmentator, quality 'fast' is much quicker.",
+    )

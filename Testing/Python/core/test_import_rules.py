@@ -56,7 +56,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     "training": ({"training"},),
     "front": (
         {"cli", "predict_command", "segment_command", "plugins", "bench", "batch"},
-        {"worker", "worker_client", "processes"},
+        {"worker", "worker_client", "worker_errors", "worker_events", "worker_process", "processes", "process_tree"},
     ),
 }
 

@@ -1,0 +1,91 @@
+"""All that a process started, on Linux and macOS: found although a child has left its group, and ended without a gap.
+
+A process can leave the group that `os.killpg` ends (its own session), and when its parent dies nothing links it to
+where it came from. So members are known by descent, group and session, and on Linux by their environment as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+PROC = Path("/proc")
+
+
+class _Entry(NamedTuple):
+    parent: int
+    group: int
+    session: int
+    is_ours: bool
+
+
+def kill(root: int, folder: Path, within_s: float) -> None:
+    """End process `root`, its descendants, and whoever runs with `folder` in the environment; wait until they are gone.
+
+    All are stopped before the first is killed, so that none can start another meanwhile. Gives up after `within_s`.
+    """
+    until = time.monotonic() + within_s
+    stopped: set[int] = set()
+    while (new := members(root, folder) - stopped) and time.monotonic() < until:
+        _signal_all(new, signal.SIGSTOP)
+        stopped |= new
+    _signal_all(stopped, signal.SIGKILL)
+    # The group outlives its first process as long as a child is left. Also what is left where nothing can be listed.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(root, signal.SIGKILL)
+    while (left := members(root, folder)) and time.monotonic() < until:
+        _signal_all(left, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def members(root: int, folder: Path) -> set[int]:
+    """The process ids of the tree that still run; those that only wait to be collected (zombies) don't count."""
+    table = _from_proc(os.fsencode(folder)) if (PROC / "self" / "stat").is_file() else _from_ps()
+    found = {pid for pid, entry in table.items() if root in (pid, entry.group, entry.session) or entry.is_ours}
+    while more := {pid for pid, entry in table.items() if entry.parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
+def _signal_all(process_ids: set[int], number: int) -> None:
+    for process_id in process_ids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process_id, number)
+
+
+def _from_proc(folder: bytes) -> dict[int, _Entry]:
+    table = {}
+    for place in PROC.iterdir():
+        if not place.name.isdigit():
+            continue
+        try:
+            # The name, in parentheses, may hold anything; the fields behind it are proc(5)'s 3 to 6.
+            state, parent, group, session = (place / "stat").read_bytes().rpartition(b")")[2].split()[:4]
+        except OSError:  # it has just ended
+            continue
+        if state in (b"Z", b"X"):
+            continue
+        environment = b""
+        with contextlib.suppress(OSError):  # another user's
+            environment = (place / "environ").read_bytes()
+        table[int(place.name)] = _Entry(int(parent), int(group), int(session), folder in environment)
+    return table
+
+
+def _from_ps() -> dict[int, _Entry]:
+    command = ["ps", "-A", "-o", "pid=,ppid=,pgid=,stat="]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=1.0, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    table = {}
+    for line in answer.stdout.splitlines():
+        pid, parent, group, state = line.split()[:4]
+        if not state.startswith("Z"):
+            table[int(pid)] = _Entry(int(parent), int(group), int(group), False)
+    return table

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from BoneDensityMedConvLib.browser_panel import case_reading, page
-from BoneDensityMedConvLib.browser_panel.case_reading import CaseRequest, ReadCase
+from BoneDensityMedConvLib.browser_panel.case_loading import READING, CaseLoader
+from BoneDensityMedConvLib.browser_panel.case_reading import CaseRequest
 from BoneDensityMedConvLib.browser_panel.image_views import PLANES, ImageViews, quiet_vtk
-from medconv.types import InputRefused, MedConvError
+from medconv.types import MedConvError
 
 POLL_INTERVAL_S = 0.1
-READING = "Reading the images…"
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +41,6 @@ class BrowserPanel:
         self._slicer = SlicerApp()
         self.scene = self._slicer.scene
         self._first_case = first_case
-        self._case_nodes: list[Any] = []
         self._redraw_wanted = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -50,6 +49,7 @@ class BrowserPanel:
         node = self.scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "BoneDensityMedConv")
         self.presenter = (presenter_factory or self._default_presenter)(node)
         self.presenter.observe(self._redraw_soon)
+        self._cases = CaseLoader(self._state, self.scene, self.views, self.presenter, self._center_on_l1)
         self._state.update(page.initial_state(title))
         self._draw()
         self._bind_actions()
@@ -89,12 +89,26 @@ class BrowserPanel:
         self._state.tau2 = view["adjustment"]["tau2"]
         self._state.method = view["adjustment"]["method"]
         self._state.segmenter = view["segmenter"]
+        options = view["segmenter_options"]
+        self._state.quality = options["quality"]
+        self._state.nnunet_label_map = options["nnunet_label_map"]
+        self._state.insist = options["insist"]
+        offered = [choice["id"] for choice in view["compare_choices"]]
+        if self._state.second_source not in offered:
+            self._state.second_source = offered[0] if offered else ""
 
     # What the page does
 
     def _bind_actions(self) -> None:
         for name, action in {
-            "analyse": self._analyse,
+            "analyse": self._working(lambda: self.presenter.analyse()),
+            "confirm_level": self._working(lambda: self.presenter.confirm_level()),
+            "shift_level": self._working(lambda steps: self.presenter.shift_level(int(steps))),
+            "use_instead": self._working(lambda vertebra: self.presenter.use_instead(str(vertebra))),
+            "compare_with": self._working(lambda source: self.presenter.compare_with(str(source))),
+            "clear_comparison": lambda: self.presenter.clear_comparison(),
+            "answer_weights": self._working(self._answer_weights),
+            "use_nnunet_folder": lambda: self.presenter.set_nnunet_folder(_as_typed(self._state.nnunet_folder)),
             "cancel": lambda: self.presenter.cancel(),
             "reset_adjustment": lambda: self.presenter.reset_adjustment(),
             "center_on_l1": self._center_on_l1,
@@ -102,15 +116,18 @@ class BrowserPanel:
         }.items():
             self.server.trigger(name)(self._safely(action))
         self.server.trigger("load_sample")(
-            lambda: self._start(self._load(case_reading.sample_request, "Getting the sample CT…"))
+            lambda: self._start(self._cases.load(case_reading.sample_request, "Getting the sample CT…"))
         )
-        self.server.trigger("load_files")(lambda: self._start(self._load(self._requested_case, READING)))
+        self.server.trigger("load_files")(lambda: self._start(self._cases.load(self._cases.as_typed, READING)))
 
         for variable, setter in {
             "tau1": lambda value: self.presenter.set_tau1(float(value)),
             "tau2": lambda value: self.presenter.set_tau2(float(value)),
             "method": lambda value: self.presenter.set_method(str(value)),
             "segmenter": lambda value: self.presenter.set_segmenter(str(value)),
+            "quality": lambda value: self.presenter.set_quality(str(value)),
+            "nnunet_label_map": lambda value: self.presenter.set_nnunet_label_map(str(value)),
+            "insist": lambda value: self.presenter.set_insist(bool(value)),
         }.items():
             self._bind_choice(variable, setter)
 
@@ -119,8 +136,8 @@ class BrowserPanel:
 
         def on_change(**state: Any) -> None:
             view = self.presenter.view_model()
-            shown = view["segmenter"] if variable == "segmenter" else view["adjustment"][variable]
-            if state[variable] != shown:
+            shown = {**view["adjustment"], **view["segmenter_options"], "segmenter": view["segmenter"]}
+            if state[variable] != shown[variable]:
                 self._safely(setter)(state[variable])
                 self._redraw_soon()
 
@@ -139,10 +156,24 @@ class BrowserPanel:
         with self._state:
             self._state.load_message = error_message(error)
 
-    def _analyse(self) -> None:
-        self._state.load_message = None
-        self.presenter.analyse()
-        self._start(self._poll_while_busy())
+    def _working(self, action: Callable[..., None]) -> Callable[..., None]:
+        """An action that may start work in the presenter's worker, and the polling that follows it."""
+
+        def run(*arguments: Any) -> None:
+            self._state.load_message = None
+            action(*arguments)
+            self._start(self._poll_while_busy())
+
+        return run
+
+    def _answer_weights(self, question: str) -> None:
+        """What the reader said yes to."""
+        if question == "fetch":
+            self.presenter.fetch_weights()
+        elif question == "remove":
+            self.presenter.remove_weights()
+        elif question == "import":
+            self.presenter.import_weights(_as_typed(self._state.weights_path))
 
     async def _poll_while_busy(self) -> None:
         while self.presenter.poll():
@@ -169,67 +200,11 @@ class BrowserPanel:
     def _on_ready(self, **_: Any) -> None:
         if self._first_case is not None:
             request = self._first_case
-            self._start(self._load(lambda: request, READING))
+            self._start(self._cases.load(lambda: request, READING))
 
-    # Loading
 
-    def _requested_case(self) -> CaseRequest:
-        state = self._state
-        return case_reading.request_from_form(
-            state.ct_path, state.mask_path, state.label_map, state.label_number, state.series
-        )
-
-    async def _load(self, make_request: Callable[[], CaseRequest], stage: str) -> None:
-        """Read a case in a thread, then put it into the scene in place of the one before."""
-        if self._state.loading or self.presenter.view_model()["busy"]:
-            return
-        with self._state:
-            self._state.update({"loading": stage, "load_message": None})
-        try:
-            request = await self._loop.run_in_executor(None, make_request)
-            self._show_case(await self._loop.run_in_executor(None, case_reading.read_case, request))
-        except InputRefused as refusal:
-            if refusal.code == "several_series":
-                choices = await self._loop.run_in_executor(None, case_reading.series_choices, request.ct_path)
-                self._state.update({"series_list": choices, "series": choices[0]["id"]})
-                raise InputRefused(refusal.code, refusal.message, "Choose one under 'DICOM series'.") from refusal
-            raise
-        finally:
-            with self._state:
-                self._state.loading = ""
-
-    def _show_case(self, case: ReadCase) -> None:
-        from BoneDensityMedConvLib import segments
-
-        self._remove_case()
-        ct = segments.add_ct(self.scene, case.ct, case.name)
-        ct.SetName(case.name)  # MRML would number the names of cases that are loaded one after the other
-        self._case_nodes = [ct]
-        # The CT first: the views draw in the order of adding, and a mask that was there before would hide the CT.
-        self.views.show(ct)
-        segmentation, segment_id = None, ""
-        if case.l1 is not None:
-            segmentation, segment_id = segments.add_l1(self.scene, case.l1, ct)
-            self._case_nodes.append(segmentation)
-        self.presenter.set_ct(ct)
-        self.presenter.set_segmentation(segmentation, segment_id)
-        self.views.fit_planes()
-        self._center_on_l1()
-        self._state.update({"series_list": [], "series": "", "case_open": case.l1 is None})
-        self._state.case_round += 1
-        if case.note:
-            self._state.load_message = {"severity": "info", "text": case.note, "remedy": ""}
-
-    def _remove_case(self) -> None:
-        """Take the CT, its segmentation and the nodes that only serve to display them out of the scene."""
-        self.views.show(None)
-        self.presenter.set_segmentation(None, "")
-        self.presenter.set_ct(None)
-        for node in self._case_nodes:
-            displays = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
-            for one in [node, *filter(None, displays)]:
-                self.scene.RemoveNode(one)
-        self._case_nodes = []
+def _as_typed(text: str) -> str:
+    return str(case_reading.path_as_typed(text))
 
 
 def error_message(error: Exception) -> dict[str, str]:

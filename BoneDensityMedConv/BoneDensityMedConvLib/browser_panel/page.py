@@ -24,6 +24,11 @@ def initial_state(title: str) -> dict[str, Any]:
         "series_list": [],
         "loading": "",
         "load_message": None,
+        # What the reader is typing or has been asked, before the presenter hears of it.
+        "asking": "",
+        "weights_path": "",
+        "nnunet_folder": "",
+        "second_source": "",
         # Each case makes the section of files anew, folded or not; in between, folding it is the reader's own affair.
         "case_open": True,
         "case_round": 0,
@@ -39,7 +44,10 @@ def build(server: Any, planes: Iterable[str]) -> None:
     figures = [plane.replace("@@PLANE@@", name).replace("@@NAME@@", name.capitalize()) for name in planes]
     with DivLayout(server, classes="page") as layout:
         client.Style(_resource("page.css"))
-        layout.root.add_child(_resource("page.html").replace("@@PLANES@@", "".join(figures)))
+        text = _resource("page.html").replace("@@PLANES@@", "".join(figures))
+        for name in ("source", "level", "comparison"):
+            text = text.replace(f"@@{name.upper()}@@", _resource(f"{name}.html"))
+        layout.root.add_child(text)
 
 
 def _resource(name: str) -> str:

@@ -47,7 +47,8 @@ class PanelProcess:
     @staticmethod
     def environment(changes: dict[str, str]) -> dict[str, str]:
         """This process's environment with the project and these tests on the path."""
-        paths = [str(ROOT / "BoneDensityMedConv"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        here = Path(__file__).parent
+        paths = [str(ROOT / "BoneDensityMedConv"), str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
         return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), **changes}
 
     @property

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
+
+from panels.scripted_presenter import MODEL
+
+SEGMENTATION_KEYS = (
+    "segmenter_options", "segmenter_weights", "levels", "comparison", "compare_choices", "can_compare",
+)  # fmt: skip
 
 
 def empty_view() -> dict[str, Any]:
@@ -42,6 +49,7 @@ def empty_view() -> dict[str, Any]:
             "is_default": True,
         },
         "result": None,
+        **{key: copy.deepcopy(MODEL[key]) for key in SEGMENTATION_KEYS},
     }
 
 

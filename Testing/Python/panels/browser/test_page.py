@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from panels.scripted_presenter import COMPARISON, LEVELS, WEIGHTS
 from scripted_presenter import empty_view, some_result
 
 pytestmark = pytest.mark.browser
@@ -180,3 +181,83 @@ def test_the_page_fits_the_screen(scripted_panel, open_panel, screenshots, width
         assert box["width"] > 400
         assert box["height"] > 300
     page.page.screenshot(path=screenshots / f"browser_panel_scripted_{width}.png")
+
+
+def automatic(**options):
+    """The view with an automatic source whose options are all there."""
+    own = {**empty_view()["segmenter_options"], "quality_enabled": True, "nnunet_enabled": True, **options}
+    segmenters = [{"id": "totalsegmentator", "label": "TotalSegmentator", "available": True, "reason": ""}]
+    return {
+        "segmenter": "totalsegmentator", "segmenters": segmenters, "segmenter_options": own,
+        "segmenter_weights": WEIGHTS,
+    }  # fmt: skip
+
+
+def test_what_a_source_needs_is_shown_with_it_alone(scripted_panel, page):
+    assert page.control("source-options").count() == 0
+    scripted_panel.show(**automatic(insist_enabled=True, demonstration_note="Learnt from simulated CT."))
+    page.wait_for_text("quality-help", "Finer outline.")
+    assert page.text("weights-text") == "135 MB are missing."
+    assert page.text("demonstration-note") == "Learnt from simulated CT."
+    assert (page.is_enabled("fetch-weights"), page.is_enabled("remove-weights")) == (True, False)
+
+
+def test_quality_folder_numbering_and_insisting_are_asked_for(scripted_panel, page):
+    scripted_panel.show(**automatic(insist_enabled=True))
+    page.wait_for_text("quality-help", "Finer outline.")
+    page.control("quality").select_option("fast")
+    page.control("nnunet-folder").fill(" '/models/Dataset900 Rücken' ")
+    page.click("use-nnunet-folder")
+    page.control("nnunet-label-map").select_option("verse")
+    page.control("insist").check()
+    for call in (
+        ["set_quality", "fast"], ["set_nnunet_folder", "/models/Dataset900 Rücken"], ["set_nnunet_label_map", "verse"],
+        ["set_insist", True],
+    ):  # fmt: skip
+        scripted_panel.wait_for_call(call)
+
+
+def test_weights_are_fetched_only_after_a_yes(scripted_panel, page):
+    scripted_panel.show(**automatic())
+    page.wait_for_text("weights-text", "135 MB")
+    page.click("fetch-weights")
+    assert page.text("weights-question-text") == "Download 135 MB?"
+    page.click("weights-no")
+    page.click("import-weights")
+    page.control("weights-path").fill("/tmp/a b/weights.zip")
+    page.click("weights-yes")
+    scripted_panel.wait_for_call(["import_weights", "/tmp/a b/weights.zip"])
+    assert ["fetch_weights"] not in scripted_panel.calls()
+    page.click("fetch-weights")
+    page.click("weights-yes")
+    scripted_panel.wait_for_call(["fetch_weights"])
+
+
+def test_a_level_in_doubt_is_asked_about(scripted_panel, page):
+    assert page.control("levels").count() == 0
+    scripted_panel.show(levels={**LEVELS, "alternatives": [{"id": "L2", "label": "Use L2 instead"}]})
+    page.wait_for_text("level-question", "Is the outlined vertebra L1?")
+    assert page.text("level-statement") == "L1 is in doubt."
+    assert page.text("level-doubts") == "Warning Neither rib 12 nor the sacrum is in view."
+    assert page.text("shift-up") == "L1 is one higher (called T12)"
+    assert page.control("shift-down").count() == 0
+    for button in ("confirm-level", "shift-up", "use-L2"):
+        page.click(button)
+    for call in (["confirm_level"], ["shift_level", 1], ["use_instead", "L2"]):
+        scripted_panel.wait_for_call(call)
+
+
+def test_a_second_source_is_compared_and_its_figures_are_shown(scripted_panel, page):
+    assert not page.is_enabled("compare")
+    scripted_panel.show(can_compare=True)
+    page.page.wait_for_function("!document.querySelector('[data-test=compare]').disabled")
+    page.click("compare")
+    scripted_panel.wait_for_call(["compare_with", "demonstration"])
+    scripted_panel.show(comparison=COMPARISON)
+    page.wait_for_text("comparison-line", "L1: Dice 0.912")
+    assert "L1 0.912 0.6 2.0 T12 only one of the two found it" in page.text("comparison-rows")
+    page.control("second-source").select_option("nnunet")
+    assert page.text("second-source-reason") == "Choose its folder first."
+    assert not page.is_enabled("compare")
+    page.click("clear-comparison")
+    scripted_panel.wait_for_call(["clear_comparison"])

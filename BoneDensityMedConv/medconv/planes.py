@@ -6,20 +6,23 @@ Radiological display: the patient's right is on the viewer's left; in the sagitt
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from medconv.dot_letters import draw_text, text_size
 from medconv.grid import cut_ct, index3, to_image
-from medconv.types import CTVolume, ImageGeometry, L1Case, Vector3
+from medconv.types import BoolArray, CTVolume, FloatArray, ImageGeometry, L1Case, Vector3
 
 BONE_WINDOW_HU = (-500.0, 1300.0)  # level 400, width 1800: the usual bone window
 FIELD_OF_VIEW_MM = 140.0
 PIXEL_MM = 0.35
-OUTLINE_RGB = np.array([255, 176, 0], np.float32)
+OUTLINE_RGB = (255, 176, 0)
+LETTER_RGB = (235, 235, 235)
 FILL_OPACITY = 0.18
 SCALE_BAR_MM = 20.0
 
@@ -29,31 +32,38 @@ PLANES: Mapping[str, tuple[Vector3, Vector3, str]] = {
     "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), "RLAP"),
     "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), "RLSI"),
 }
-# 5x7 dot letters, one row per number, most significant bit left.
-GLYPHS: Mapping[str, tuple[int, ...]] = {
-    "A": (14, 17, 17, 31, 17, 17, 17),
-    "P": (30, 17, 17, 30, 16, 16, 16),
-    "S": (15, 16, 16, 14, 1, 1, 30),
-    "I": (14, 4, 4, 4, 4, 4, 14),
-    "R": (30, 17, 17, 30, 20, 18, 17),
-    "L": (16, 16, 16, 16, 16, 16, 31),
-}
+
+
+@dataclass(frozen=True)
+class Region:
+    """What is outlined in the pictures: a mask (z, y, x) on its own grid, and how it is drawn."""
+
+    mask_zyx: BoolArray
+    geometry: ImageGeometry
+    colour: tuple[int, int, int] = OUTLINE_RGB
+    fill_opacity: float = FILL_OPACITY
 
 
 def render_planes(ct: CTVolume, case: L1Case) -> dict[str, NDArray[np.uint8]]:
-    """RGB pictures, shape (rows, columns, 3), of the three planes through L1's centre, by plane name.
+    """RGB pictures, shape (rows, columns, 3), of the three planes through the vertebra's centre, by plane name.
 
-    ct: the CT to show (the whole one shows more around L1 than the case's own block).
+    ct: the CT to show (the whole one shows more around the vertebra than the case's own block).
     """
-    block = _around(ct, case.center_lps_mm)
+    return render_regions(ct, case.center_lps_mm, [Region(case.mask_zyx, case.ct.geometry)])
+
+
+def render_regions(ct: CTVolume, center_lps_mm: Vector3, regions: Sequence[Region]) -> dict[str, NDArray[np.uint8]]:
+    """The three planes through any point, with any regions outlined; a later one is drawn over an earlier one."""
+    block = _around(ct, center_lps_mm)
     hu = to_image(block.array_zyx.astype(np.float32), block.geometry)
-    mask = to_image(case.mask_zyx.astype(np.float32), case.ct.geometry)
+    masks = [_mask_image(region) for region in regions]
     pictures = {}
     for name, (right, down, letters) in PLANES.items():
-        plane = to_image(*_plane(case.center_lps_mm, right, down))
-        grey = _sample(hu, plane, -1000.0)
-        inside = _sample(mask, plane, 0.0) >= 0.5
-        pictures[name] = _annotate(_blend(grey, inside), letters)
+        plane = to_image(*_plane(center_lps_mm, right, down))
+        rgb = np.repeat(grey_levels(_sample(hu, plane, -1000.0))[..., np.newaxis], 3, axis=2)
+        for region, mask in zip(regions, masks, strict=True):
+            rgb = blend(rgb, _sample(mask, plane, 0.0) >= 0.5, region.colour, region.fill_opacity)
+        pictures[name] = _annotate(rgb.round().astype(np.uint8), letters)
     return pictures
 
 
@@ -76,6 +86,12 @@ def _around(ct: CTVolume, center_lps_mm: Vector3) -> CTVolume:
     return cut_ct(ct, index3(start), index3(stop - start))
 
 
+def _mask_image(region: Region) -> sitk.Image:
+    """With a rim of background, so that the edge of a tight mask is interpolated like any other."""
+    size = index3(np.asarray(region.geometry.size_xyz) + 2)
+    return to_image(np.pad(region.mask_zyx, 1).astype(np.float32), region.geometry.cut((-1, -1, -1), size))
+
+
 def _plane(center: Vector3, right: Vector3, down: Vector3) -> tuple[NDArray[np.uint8], ImageGeometry]:
     pixels = round(FIELD_OF_VIEW_MM / PIXEL_MM)
     normal = np.cross(right, down)
@@ -91,31 +107,45 @@ def _sample(image: sitk.Image, plane: sitk.Image, outside: float) -> NDArray[np.
     return np.asarray(sitk.GetArrayFromImage(resampled)[0])
 
 
-def _blend(grey_hu: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def grey_levels(hu: FloatArray) -> FloatArray:
+    """HU to 0 … 255 in the bone window."""
     low, high = BONE_WINDOW_HU
-    grey = np.clip((grey_hu - low) / (high - low), 0, 1) * 255
-    rgb = np.repeat(grey[..., np.newaxis], 3, axis=2)
+    return np.clip((hu - low) / (high - low), 0, 1) * 255
+
+
+def blend(
+    rgb: FloatArray,
+    inside: BoolArray,
+    colour: tuple[int, int, int] = OUTLINE_RGB,
+    fill_opacity: float = FILL_OPACITY,
+) -> FloatArray:
+    """A picture, shape (rows, columns, 3), with a region's outline and tint drawn into a copy of it."""
+    result = rgb.copy()
     core = np.pad(inside, 1)
     eroded = core[:-2, 1:-1] & core[2:, 1:-1] & core[1:-1, :-2] & core[1:-1, 2:]
-    outline = inside & ~eroded
-    rgb[inside] = (1 - FILL_OPACITY) * rgb[inside] + FILL_OPACITY * OUTLINE_RGB
-    rgb[outline] = OUTLINE_RGB
-    return np.asarray(rgb.round().astype(np.uint8))
+    result[inside] = (1 - fill_opacity) * rgb[inside] + fill_opacity * np.asarray(colour)
+    result[inside & ~eroded] = colour
+    return result
 
 
-def _annotate(picture: NDArray[np.uint8], letters: str, scale: int = 2, edge: int = 8) -> NDArray[np.uint8]:
+def _annotate(picture: NDArray[np.uint8], letters: str, edge: int = 8) -> NDArray[np.uint8]:
     """Letters of the directions at the four edges, and a 20 mm scale bar at the lower right."""
     rows, columns, _ = picture.shape
-    height, width = 7 * scale, 5 * scale
-    corners = [
+    height, width = text_size("A")
+    places = [
         (rows // 2, edge),
         (rows // 2, columns - edge - width),
         (edge, columns // 2),
         (rows - edge - height, columns // 2),
     ]
-    for letter, (y, x) in zip(letters, corners, strict=True):
-        bits = np.array([[row >> (4 - column) & 1 for column in range(5)] for row in GLYPHS[letter]], bool)
-        picture[y : y + height, x : x + width][np.kron(bits, np.ones((scale, scale), bool))] = (235, 235, 235)
-    length = round(SCALE_BAR_MM / PIXEL_MM)
-    picture[rows - edge - 3 : rows - edge, columns - edge - length : columns - edge] = (235, 235, 235)
+    for letter, (row, column) in zip(letters, places, strict=True):
+        draw_text(picture, letter, row, column, LETTER_RGB)
+    draw_scale_bar(picture, PIXEL_MM, edge)
     return picture
+
+
+def draw_scale_bar(picture: NDArray[np.uint8], pixel_mm: float, edge: int = 8) -> None:
+    """20 mm at the lower right."""
+    rows, columns, _ = picture.shape
+    length = round(SCALE_BAR_MM / pixel_mm)
+    picture[rows - edge - 3 : rows - edge, columns - edge - length : columns - edge] = LETTER_RGB

@@ -51,14 +51,19 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     ),
     "simulation": ({"simulate"},),
     "pipeline": ({"pipeline"},),
-    "telling": ({"report", "report_html", "planes", "dicom_export"},),
+    "telling": ({
+        "report", "report_html", "level_report", "html_page", "planes", "dot_letters", "level_picture",
+        "level_drawing", "comparison_picture", "comparison_report", "dicom_export",
+    },),
     "samples": ({"sample_data", "sample_archive"},),
     "training": ({"training"},),
     "front": (
-        {"cli", "predict_command", "segment_command", "plugins", "bench", "batch"},
+        {"cli", "predict_command", "segment_command", "compare_command", "segmenters_command", "plugins"},
+        {"command_line", "console", "result_files", "label_map_file", "mask_source"},
+        {"bench", "batch"},
         {"worker", "worker_client", "worker_errors", "worker_events", "worker_process", "processes", "process_tree"},
     ),
-}
+}  # fmt: skip
 
 ALWAYS_THERE = set(sys.stdlib_module_names) | {"numpy", "SimpleITK"}
 # May need torch (training: any of its tools) as soon as they are loaded; all others import them inside functions.

@@ -87,7 +87,7 @@ def test_pictures_put_the_outline_where_the_mask_ends(vertebra):
     pictures = render_planes(vertebra.ct, case)
     side = round(FIELD_OF_VIEW_MM / PIXEL_MM)
     assert {n: p.shape for n, p in pictures.items()} == dict.fromkeys(("sagittal", "axial", "coronal"), (side, side, 3))
-    outline = (pictures["sagittal"] == OUTLINE_RGB.astype(np.uint8)).all(axis=2)
+    outline = (pictures["sagittal"] == np.array(OUTLINE_RGB)).all(axis=2)
     rows, columns = np.nonzero(outline)
     # In the sagittal plane L1 reaches from the front of the body (y = −16) to the spinous process (y = 60).
     middle = (side - 1) / 2

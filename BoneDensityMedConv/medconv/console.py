@@ -1,0 +1,29 @@
+"""What a command says while it works: one line that rewrites itself on a terminal, nothing where output is a file."""
+
+from __future__ import annotations
+
+import sys
+
+
+def say(stage: str, fraction: float | None = None) -> None:
+    """Show what is under way, with the percentage if it is known."""
+    if sys.stderr.isatty():
+        percent = "" if fraction is None else f"  {fraction:4.0%}"
+        print(f"\r\033[K{stage}{percent}", end="", file=sys.stderr, flush=True)
+
+
+def clear() -> None:
+    """Take the line away before an answer or an error is printed."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def can_ask() -> bool:
+    """True if a person sits there who can answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def agrees(question: str) -> bool:
+    """Ask yes or no; anything but yes is no."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -49,19 +49,18 @@ def _picture_svg(picture: LevelPicture) -> str:
     pixels = picture.pixels.copy()
     draw_scale_bar(pixels, picture.pixel_mm)
     data = base64.b64encode(png_bytes(pixels)).decode("ascii")
-    left, right, top, bottom = PLANES[picture.plane][2]
-    letters = "".join(
-        _text(letter, x, y, anchor, LETTER_RGB, SMALL_FONT)
-        for letter, x, y, anchor in (
-            (left, EDGE_PX, EDGE_PX + 10, "start"),
-            (right, columns - EDGE_PX, EDGE_PX + 10, "end"),
-            (top, columns / 2, EDGE_PX + 10, "middle"),
-            (bottom, columns / 2, rows - EDGE_PX, "middle"),
-        )
-    )
+    letters = "".join(_text(letter, x, y, "middle", LETTER_RGB, SMALL_FONT) for letter, x, y in _directions(picture))
     return f'<image width="{columns}" height="{rows}" href="data:image/png;base64,{data}"/>{letters}' + "".join(
         _mark_svg(mark) for mark in picture.marks
     )
+
+
+def _directions(picture: LevelPicture) -> list[tuple[str, float, float]]:
+    """The letters of the edges with the middle of their base line: two in the upper corners, top and bottom."""
+    rows, columns, _ = picture.pixels.shape
+    low = float(EDGE_PX + 11)
+    places = [(2.0 * EDGE_PX, low), (columns - 2.0 * EDGE_PX, low), (columns / 2, low), (columns / 2, rows - EDGE_PX)]
+    return [(letter, x, y) for letter, (x, y) in zip(PLANES[picture.plane][2], places, strict=True)]
 
 
 def _mark_svg(mark: Mark) -> str:
@@ -89,19 +88,12 @@ def told(mark: Mark) -> str:
 
 def _picture_dots(picture: LevelPicture) -> NDArray[np.uint8]:
     pixels = picture.pixels.copy()
-    rows, columns, _ = pixels.shape
     draw_scale_bar(pixels, picture.pixel_mm)
     height, width = text_size("A")
-    left, right, top, bottom = PLANES[picture.plane][2]
-    for letter, row, column in (
-        (left, EDGE_PX, EDGE_PX),
-        (right, EDGE_PX, columns - EDGE_PX - width),
-        (top, EDGE_PX, columns // 2),
-        (bottom, rows - EDGE_PX - height, columns // 2),
-    ):
-        draw_text(pixels, letter, row, column, LETTER_RGB)
+    for letter, x, y in _directions(picture):
+        draw_text(pixels, letter, round(y) - height, round(x) - width // 2, LETTER_RGB)
     for mark in picture.marks:
-        text = told(mark).partition(" (")[0] if not mark.level.is_doubtful else told(mark)
+        text = mark.level.text.partition(" (")[0] + (" ?" if mark.level.is_doubtful else "")
         wide = text_size(text)[1]
         row, column = round(mark.y) - height // 2, max(round(mark.x) - wide, 0)
         # A dark field behind the name; what lies outside the picture is cut off by the slice.

@@ -8,7 +8,7 @@ display, as in `planes`: in the sagittal picture anterior is left, in the corona
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medconv.grid import cut_ct, index3, to_image
 from medconv.planes import PLANES, blend, grey_levels
 from medconv.segmentation_comparison import structure_mask
-from medconv.types import BoolArray, CTVolume, FloatArray, ImageGeometry, L1Mask, SpineSegmentation, Vector3
+from medconv.types import BoolArray, CTVolume, FloatArray, ImageGeometry, L1Mask, SpineSegmentation
 from medconv.vertebrae import LAST_RIBS, ORDER, SACRUM
 from medconv.vertebral_body import core_center
 
@@ -26,7 +26,7 @@ MAXIMUM_ROWS = 640
 FINEST_PIXEL_MM = 0.5
 ABOVE_BELOW_MM = 15.0
 SACRUM_SHOWN_MM = 60.0
-BESIDE_MM: Mapping[str, float] = {"sagittal": 75.0, "coronal": 85.0}
+BESIDE_MM: Mapping[str, tuple[float, float]] = {"sagittal": (95.0, 75.0), "coronal": (95.0, 85.0)}  # left, right
 FRAGMENT_FRACTION = 0.4  # smaller than this share of the usual vertebra: cut off by the border, no guide for the plane
 NAME_GAP_PX = 9
 NAME_HEIGHT_PX = 16
@@ -44,7 +44,7 @@ class NamedLevel:
 
 @dataclass(frozen=True)
 class Mark:
-    """A name and where it stands: its right end at (x, y), a line from there to (to_x, y_body), all in pixels."""
+    """A name and where it stands: its right end at (x, y), a line from there to (to_x, to_y), all in pixels."""
 
     level: NamedLevel
     x: float
@@ -92,6 +92,10 @@ def _body_centre(mask: L1Mask) -> FloatArray:
     return mask.geometry.index_to_lps(core_center(mask.block_zyx, mask.geometry.spacing_mm_xyz))
 
 
+def _middle(mask: L1Mask) -> FloatArray:
+    return mask.geometry.index_to_lps(np.argwhere(mask.block_zyx).mean(axis=0)[::-1])
+
+
 def _render(
     ct: CTVolume,
     plane: str,
@@ -106,16 +110,21 @@ def _render(
     for name in sorted(outlines, key=lambda name: levels[name].is_target):
         level = levels[name]
         picture = blend(picture, outlines[name], colour_of(level), 0.2 if level.is_target else 0.0)
-    marks = []
-    for name, inside in outlines.items():
-        centre = centres.get(name)
-        if name in LAST_RIBS or not inside.any():
-            continue
-        at = surface.pixel_of(centre) if centre is not None else np.argwhere(inside).mean(axis=0)[::-1]
-        near = inside[max(round(at[1]) - 3, 0) : round(at[1]) + 4]
-        columns = np.flatnonzero(near.any(axis=0)) if near.any() else np.flatnonzero(inside.any(axis=0))
-        marks.append(Mark(levels[name], columns[0] - NAME_GAP_PX, at[1], columns[0] - 1, at[1]))
+    marks = [
+        _mark(levels[name], surface.pixel_of(centres.get(name, _middle(mask))), outlines[name])
+        for name, mask in masks.items()
+        if name not in LAST_RIBS
+    ]
     return LevelPicture(plane, picture.round().astype(np.uint8), surface.pixel_mm, _apart(marks, picture.shape[0]))
+
+
+def _mark(level: NamedLevel, at_xy: FloatArray, inside: BoolArray) -> Mark:
+    """A name left of where the structure begins at its own height; at its middle if the plane does not cut it."""
+    x, y = (float(v) for v in at_xy)
+    row = int(np.clip(round(y), 0, inside.shape[0] - 1))
+    columns = np.flatnonzero(inside[max(row - 3, 0) : row + 4].any(axis=0))
+    edge = float(columns[0]) if columns.size else x
+    return Mark(level, edge - NAME_GAP_PX, y, edge - 1, y)
 
 
 def colour_of(level: NamedLevel) -> tuple[int, int, int]:
@@ -155,7 +164,8 @@ class _CurvedPlane:
         pixel = max(FINEST_PIXEL_MM, (high_mm - low_mm) / MAXIMUM_ROWS)
         rows = round((high_mm - low_mm) / pixel)
         across = points @ right
-        first, last = across.min() - BESIDE_MM[plane], across.max() + BESIDE_MM[plane]
+        beside_left, beside_right = BESIDE_MM[plane]
+        first, last = across.min() - beside_left, across.max() + beside_right
         columns = round((last - first) / pixel)
         depth = points @ normal
         bend = np.interp(high_mm - pixel * np.arange(rows), points[:, 2], depth)
@@ -207,7 +217,5 @@ def _apart(marks: list[Mark], rows: int) -> tuple[Mark, ...]:
             if short > 0:
                 y[i], y[j] = y[i] - short / 2, y[j] + short / 2
     half = NAME_HEIGHT_PX / 2
-    return tuple(
-        Mark(m.level, m.x, float(np.clip(v, half, rows - half)), m.to_x, m.to_y)
-        for m, v in zip(ordered, y, strict=True)
-    )
+    inside = np.clip(y, half, rows - half)
+    return tuple(replace(mark, y=float(v)) for mark, v in zip(ordered, inside, strict=True))

@@ -9,13 +9,17 @@ from importlib.resources import files
 from typing import Any
 
 from medconv import RESEARCH_USE_ONLY, __version__
+from medconv.level_report import level_document
 from medconv.types import InputRefused, Prediction, QualityNote
 
 SCHEMA_FILE = "result.schema.json"
 
 
-def result_document(prediction: Prediction) -> dict[str, Any]:
-    """The document of result.json for an answer: plain JSON types, no identity, no path."""
+def result_document(prediction: Prediction, level: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The document of result.json for an answer: plain JSON types, no identity, no path.
+
+    level: what `level_report.level_document` made of the segmentation; without it, what the prediction itself knows.
+    """
     case, adjustment = prediction.case, prediction.adjustment
     x, y, z = case.center_lps_mm
     return {
@@ -30,6 +34,7 @@ def result_document(prediction: Prediction) -> dict[str, Any]:
             "center_ras_mm": [-x, -y, z],
             "touches_border": case.touches_border,
         },
+        "level": level or (level_document(case.level) if case.level else None),
         "quality": notes_document(prediction.quality),
         "model": vars(prediction.model).copy(),
         "device": prediction.device,
@@ -37,10 +42,11 @@ def result_document(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def refusal_document(refusal: InputRefused) -> dict[str, Any]:
-    """The document of result.json for an input that was refused."""
+def refusal_document(refusal: InputRefused, level: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The document of result.json for an input that was refused; `level` as in `result_document`."""
     return {
         **_frame("refused"),
+        "level": level,
         "refusal": {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy},  # no details
     }
 
@@ -66,6 +72,7 @@ def _frame(status: str) -> dict[str, Any]:
         "adjustment": None,
         "attenuation": None,
         "l1": None,
+        "level": None,
         "quality": [],
         "refusal": None,
         "model": None,

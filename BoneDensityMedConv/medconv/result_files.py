@@ -48,7 +48,7 @@ def prepare(out: Path, names: Iterable[str], inputs: Iterable[Path | None]) -> N
 
 @contextmanager
 def written_together(out: Path) -> Iterator[Path]:
-    """A folder to write into; its files move to `out` when all are written, and go if anything fails or is cancelled."""
+    """A folder to write into; its files move to `out` when all are written, and go if anything fails."""
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=out))
     try:
         yield staging

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ CONFIGURATION = "3d_fullres"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 NEEDED_IN_CHECKPOINT = ("network_weights", "trainer_name", "init_args")
 TRUSTED_PACKAGES = ("torch.", "dynamic_network_architectures.")
+MOST_LABELS = 256  # with the background: labels are kept as one byte
 EXPORT_AGAIN = "Copy or unpack the model folder again, whole: plans.json, dataset.json and fold_*/checkpoint_final.pth."
 
 
@@ -33,6 +34,7 @@ class ModelFolder:
     path: Path
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
+    configuration: str
     checkpoints: tuple[Path, ...]
 
     @property
@@ -47,7 +49,7 @@ class ModelFolder:
     @property
     def spacing_mm_xyz(self) -> tuple[float, float, float]:
         """The network's voxel spacing along right, front and head."""
-        transposed = self.plans["configurations"][CONFIGURATION]["spacing"]
+        transposed = self.plans["configurations"][self.configuration]["spacing"]
         backward = self.plans.get("transpose_backward", (0, 1, 2))
         z, y, x = (float(transposed[axis]) for axis in backward)
         return x, y, z
@@ -88,16 +90,23 @@ def find_model_folder(folder: str | Path) -> Path:
     )
 
 
-def read_model_folder(folder: str | Path, checkpoint_name: str = "") -> ModelFolder:
-    """Read and check a model folder; weights are not loaded yet.
+def read_model_folder(
+    folder: str | Path, checkpoint_name: str = "", folds: Sequence[int | str] | None = None
+) -> ModelFolder:
+    """Read and check a model folder; weights are not loaded yet. All folds that are there, unless some are named.
 
     Raises MissingRequirement: files missing or damaged, no 3d_fullres network, several channels, a network from a
     package that is not nnU-Net's.
     """
     path = find_model_folder(folder)
     plans, dataset = _read_json(path / "plans.json"), _read_json(path / "dataset.json")
-    _check_plans(path, plans, dataset)
-    return ModelFolder(path, plans, dataset, _find_checkpoints(path, (checkpoint_name,) if checkpoint_name else ()))
+    # A folder's name ends with its configuration; one that was renamed is taken as the usual one.
+    named = path.name.rpartition("__")[2]
+    configuration = named if named in plans.get("configurations", ()) else CONFIGURATION
+    _check_plans(path, plans, configuration)
+    _check_dataset(path, dataset)
+    checkpoints = _find_checkpoints(path, [checkpoint_name] if checkpoint_name else CHECKPOINTS, folds)
+    return ModelFolder(path, plans, dataset, configuration, checkpoints)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -145,25 +154,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _check_plans(path: Path, plans: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-    configurations = plans.get("configurations")
-    if not isinstance(configurations, Mapping) or CONFIGURATION not in configurations:
-        there = ", ".join(configurations) if isinstance(configurations, Mapping) else "none"
+def _check_plans(path: Path, plans: Mapping[str, Any], configuration: str) -> None:
+    known = plans.get("configurations")
+    chosen = known.get(configuration) if isinstance(known, Mapping) else None
+    if not isinstance(chosen, Mapping) or len(chosen.get("spacing", ())) != 3 or chosen.get("previous_stage"):
+        there = ", ".join(known) if isinstance(known, Mapping) and known else "none"
         raise MissingRequirement(
             "nnunet_configuration_missing",
-            f"The model's plans have no {CONFIGURATION} network (there: {there}).",
+            f"The model has no 3D network that works by itself ({CONFIGURATION}); its plans have: {there}.",
             f"Choose a model of nnU-Net v2 that was trained as {CONFIGURATION}.",
             str(path),
         )
-    channels = dataset.get("channel_names", dataset.get("modality", {}))
-    if not isinstance(dataset.get("labels"), Mapping) or len(channels) != 1:
-        raise MissingRequirement(
-            "nnunet_dataset_unfit",
-            f"The model's dataset.json must name its labels and one channel (CT); it has {len(channels)} channels.",
-            "Choose a model that was trained on CT alone.",
-            str(path),
-        )
-    for name in _classes_named(configurations[CONFIGURATION]):
+    for name in _classes_named(chosen):
         if not name.startswith(TRUSTED_PACKAGES):
             raise MissingRequirement(
                 "weights_not_safe",
@@ -171,6 +173,20 @@ def _check_plans(path: Path, plans: Mapping[str, Any], dataset: Mapping[str, Any
                 "Choose a model with nnU-Net's own networks (plain or residual encoder U-Net).",
                 str(path),
             )
+
+
+def _check_dataset(path: Path, dataset: Mapping[str, Any]) -> None:
+    channels = dataset.get("channel_names") or dataset.get("modality") or {}
+    labels = dataset.get("labels")
+    if not isinstance(labels, Mapping) or not 1 < len(labels) <= MOST_LABELS or len(channels) != 1:
+        count = len(labels) if isinstance(labels, Mapping) else 0
+        raise MissingRequirement(
+            "nnunet_dataset_unfit",
+            f"The model's dataset.json must name one channel, CT, and up to {MOST_LABELS} labels; it names "
+            f"{len(channels)} channels and {count} labels.",
+            "Choose a model that was trained on CT alone.",
+            str(path),
+        )
 
 
 def _classes_named(configuration: Mapping[str, Any]) -> list[str]:
@@ -183,20 +199,15 @@ def _classes_named(configuration: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in (architecture.get("network_class_name"), *named) if name is not None]
 
 
-def _find_checkpoints(path: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
-    folds = sorted(p for p in path.glob("fold_*") if p.is_dir() and p.name != "fold_all")
-    for name in names or CHECKPOINTS:
-        found = [fold / name for fold in folds if (fold / name).is_file()]
-        if not found and (path / "fold_all" / name).is_file():
-            found = [path / "fold_all" / name]
-        if found:
+def _find_checkpoints(path: Path, names: Sequence[str], folds: Sequence[int | str] | None) -> tuple[Path, ...]:
+    there = sorted(p for p in path.glob("fold_*") if p.is_dir() and p.name != "fold_all")
+    wanted = [path / f"fold_{fold}" for fold in folds] if folds else there or [path / "fold_all"]
+    for name in names:
+        found = [fold / name for fold in wanted if (fold / name).is_file()]
+        if len(found) == len(wanted) or (found and not folds):
             return tuple(found)
-    raise MissingRequirement(
-        "weights_missing",
-        f"The model folder has no weights: {'no fold_0' if not folds else 'no ' + CHECKPOINTS[0] + ' in its folds'}.",
-        EXPORT_AGAIN,
-        str(path),
-    )
+    missing = f"no {names[0]} in {', '.join(fold.name for fold in wanted)}" if there else "no fold_0 in it"
+    raise MissingRequirement("weights_missing", f"The model folder has no weights: {missing}.", EXPORT_AGAIN, str(path))
 
 
 def _numpy_globals() -> list[Any]:

@@ -1,7 +1,7 @@
 """nnU-Net v2 inside this process: no child processes, real progress, weights kept warm, nothing on standard output.
 
 `NNUNetModel` predicts a block. `sequential_prediction` makes nnU-Net's own `predict_from_files`, as TotalSegmentator
-calls it, behave in the same way. Both adapt nnU-Net's module only while they run and put everything back.
+calls it, behave in the same way. Both change nnU-Net's module only while they run and put everything back.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import inspect
 import io
 import os
-import queue
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv.segmenter import Progress
+from medconv.segmenters.memory import gpu_memory_answered, is_memory, out_of_memory_told
 from medconv.segmenters.nnunet_folder import ModelFolder, load_checkpoint, read_model_folder
+from medconv.segmenters.package_changes import replaced
 from medconv.segmenters.resampling import ResampledBlock
-from medconv.types import MissingRequirement, QualityNote, Severity, UsageError
+from medconv.types import MissingRequirement, QualityNote, UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MANY_CORES = 4  # from there on one is left to the window that waits
+# What nnUNetPredictor.manual_initialization takes, by weight files with their times and sizes.
 WarmModels = dict[tuple[Any, ...], tuple[Any, ...]]
 
 
@@ -39,33 +42,32 @@ class NNUNetModel:
         self.folder: ModelFolder = read_model_folder(folder)
         self.device = choose_device(device)
         self.checkpoint_sha256 = _sha256_of(self.folder.checkpoints)
-        with _quiet():
+        with _quiet(), out_of_memory_told():
             import torch
             from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-            self._predictor = nnUNetPredictor(
-                use_mirroring=False,
-                perform_everything_on_device=self.device == "cuda",
-                device=torch.device(self.device),
-                allow_tqdm=False,
-            )
-            with _out_of_memory_told():
-                self._predictor.manual_initialization(*_initialisation(self.folder))
+            self._predictor = nnUNetPredictor(use_mirroring=False, device=torch.device(self.device))
+            self._predictor.manual_initialization(*_initialisation(self.folder))
 
-    def predict(self, block: ResampledBlock, progress: Progress) -> tuple[NDArray[np.uint8], list[QualityNote]]:
+    def predict(
+        self, block: ResampledBlock, progress: Progress, stage: str = "Finding vertebrae"
+    ) -> tuple[NDArray[np.uint8], list[QualityNote]]:
         """Labels (z, y, x) on the block's grid, and what is to be said about the run.
 
-        progress: called after every tile of the sliding window, with the fraction of the whole; it may raise Cancelled.
+        progress: called after every tile of the sliding window with the fraction done, 0 to 1; it may raise Cancelled.
         Raises MissingRequirement ("out_of_memory").
         """
+        import torch
+
         notes: list[QualityNote] = []
-        image = block.array_zyx[np.newaxis].astype(np.float32)
+        # A case that did not fit into the GPU must not send the next one to the CPU too.
+        self._predictor.device = torch.device(self.device)
+        self._predictor.perform_everything_on_device = self.device == "cuda"
         x, y, z = block.spacing_mm_xyz
-        folds = len(self.folder.checkpoints)
-        with adapted_nnunet(notes), reporting_progress(progress, "Finding vertebrae", runs=folds):
+        with adapted_nnunet(notes), reporting_progress(progress, stage, runs=len(self.folder.checkpoints)):
+            image = block.array_zyx[np.newaxis].astype(np.float32)  # (channel, z, y, x)
             labels = self._predictor.predict_single_npy_array(image, {"spacing": [z, y, x]})
-        self.device = self._predictor.device.type
-        return np.asarray(labels).astype(np.uint8), notes
+        return np.asarray(labels).astype(np.uint8, copy=False), notes
 
 
 def require_nnunet() -> None:
@@ -80,7 +82,10 @@ def require_nnunet() -> None:
 
 
 def choose_device(wanted: str = "auto") -> str:
-    """ "cuda", "mps" or "cpu" for a request; "auto" takes the first that is there. Raises UsageError, MissingRequirement."""
+    """The torch device for a request: 'auto' takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises UsageError for an unknown name, MissingRequirement for a device that isn't there.
+    """
     if wanted not in DEVICES:
         raise UsageError("unknown_device", f"There is no device '{wanted}'.", f"Choose one of: {', '.join(DEVICES)}.")
     import torch
@@ -92,7 +97,7 @@ def choose_device(wanted: str = "auto") -> str:
         raise MissingRequirement(
             "device_missing",
             f"This computer has no usable '{wanted}' device.",
-            "Use device auto or cpu, or install the matching driver and PyTorch build.",
+            "Use device auto (or cpu), or install the matching driver and PyTorch build.",
         )
     return wanted
 
@@ -107,29 +112,30 @@ def reporting_progress(
     """
     from nnunetv2.inference import predict_from_raw_data as nnunet
 
-    state = {"finished": 0, "told": start}
+    finished, told = 0, start
 
     class Reporter:
         """Stands in for nnU-Net's tqdm bar."""
 
-        def __init__(self, *_: object, total: int = 1, **__: object) -> None:
-            self._total, self._done = max(total, 1), 0
+        def __init__(self, *_: object, total: int | None = None, **__: object) -> None:
+            self._total, self._done = total or 1, 0
 
         def __enter__(self) -> Reporter:
             return self
 
         def __exit__(self, kind: object, *_: object) -> None:
-            if kind is None:
-                state["finished"] += 1
+            nonlocal finished
+            finished += kind is None
 
         def update(self, steps: int = 1) -> None:
+            nonlocal told
             self._done += steps
-            part = min((state["finished"] + self._done / self._total) / runs, 1.0)
-            state["told"] = max(state["told"], start + (end - start) * part)
-            progress(stage, state["told"])
+            part = min((finished + self._done / self._total) / runs, 1.0)
+            told = max(told, start + (end - start) * part)
+            progress(stage, told)
 
     progress(stage, start)
-    with _replaced(nnunet, "tqdm", Reporter):
+    with replaced(nnunet, tqdm=Reporter):
         yield
 
 
@@ -137,57 +143,114 @@ def reporting_progress(
 def sequential_prediction(notes: list[QualityNote] | None = None, warm: WarmModels | None = None) -> Iterator[None]:
     """While inside, nnUNetPredictor.predict_from_files runs in this process, and checkpoints are loaded safely.
 
-    notes: takes what is to be said about the run (a full GPU). warm: keeps loaded networks from one call to the next.
-    Raises MissingRequirement out of the block for a full memory.
+    notes: takes what is to be said about the run (a GPU that was full). warm: keeps networks from one call to the
+    next. Raises MissingRequirement for a full memory, and for weights that are missing, damaged or not safe.
     """
     from nnunetv2.inference import predict_from_raw_data as nnunet
 
-    predictor = nnunet.nnUNetPredictor
-    kept = {} if warm is None else warm
+    kept: WarmModels = {} if warm is None else warm
 
     def from_files(self: Any, sources: Any, outputs: Any, *_: Any, **options: Any) -> Any:
+        # The options that are left out (numbers of processes, parts) make no sense in one process.
         wanted = ("save_probabilities", "overwrite", "folder_with_segs_from_prev_stage")
         return self.predict_from_files_sequential(sources, outputs, **{k: options[k] for k in wanted if k in options})
 
     def initialise(self: Any, folder: Any, use_folds: Any = None, checkpoint_name: str = "") -> None:
-        self.manual_initialization(*_initialisation(read_model_folder(folder, checkpoint_name), kept))
+        folds = None if use_folds is None else [use_folds] if isinstance(use_folds, (str, int)) else list(use_folds)
+        self.manual_initialization(*_initialisation(read_model_folder(folder, checkpoint_name, folds), kept))
 
     with (
         adapted_nnunet([] if notes is None else notes),
-        _replaced(predictor, "predict_from_files", from_files),
-        _replaced(predictor, "initialize_from_trained_model_folder", initialise),
+        replaced(
+            nnunet.nnUNetPredictor, predict_from_files=from_files, initialize_from_trained_model_folder=initialise
+        ),
     ):
         yield
 
 
 @contextlib.contextmanager
 def adapted_nnunet(notes: list[QualityNote]) -> Iterator[None]:
-    """nnU-Net made fit for a worker while inside: quiet, its threads stopped at the end, full memory answered."""
-    from nnunetv2.inference import predict_from_raw_data as nnunet
+    """While inside, nnU-Net is quiet, leaves a core to others, leaves no thread behind and answers a full memory."""
+    import torch
 
-    with _quiet(), _out_of_memory_told():
-        yield
+    with _quiet(), out_of_memory_told():
+        from nnunetv2.inference import predict_from_raw_data as nnunet
+
+        before = torch.get_num_threads()
+        threads = min(before, cores_to_use())
+        torch.set_num_threads(threads)
+        try:
+            with gpu_memory_answered(notes), replaced(nnunet, default_num_processes=threads):
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def cores_to_use() -> int:
+    """How many threads the network may take on the CPU: all cores of a small computer, all but one of a larger one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if cores <= MANY_CORES else cores - 1
 
 
 def _initialisation(folder: ModelFolder, warm: WarmModels | None = None) -> tuple[Any, ...]:
-    """Arguments of nnUNetPredictor.manual_initialization: the network with its first fold's weights, and the rest."""
+    """The arguments of nnUNetPredictor.manual_initialization, made or from `warm`."""
+    files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in folder.checkpoints]
+    key = (str(folder.path), *files)
+    if warm is None:
+        return _load(folder)
+    if key not in warm:
+        warm[key] = _load(folder)
+    return warm[key]
+
+
+def _load(folder: ModelFolder) -> tuple[Any, ...]:
+    """The network with its first fold's weights, and what nnU-Net wants to know about it."""
     from nnunetv2.inference import predict_from_raw_data as nnunet
 
     checkpoints = [load_checkpoint(path) for path in folder.checkpoints]
-    plans = nnunet.PlansManager(dict(folder.plans))
-    configuration = plans.get_configuration(checkpoints[0]["init_args"]["configuration"])
-    dataset = dict(folder.dataset)
-    trainer = nnunet.recursive_find_trainer_class_by_name(checkpoints[0]["trainer_name"])
-    network = trainer.build_network_architecture(
-        plans,
-        configuration,
+    trainer = checkpoints[0]["trainer_name"]
+    plans, dataset = nnunet.PlansManager(dict(folder.plans)), dict(folder.dataset)
+    configuration = plans.get_configuration(folder.configuration)
+    weights = [checkpoint["network_weights"] for checkpoint in checkpoints]
+    try:
+        network = _build(nnunet, plans, configuration, dataset, trainer)
+        for one in reversed(weights):  # all are checked; the first is the one that the network starts with
+            network.load_state_dict(one)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if is_memory(error):
+            raise
+        raise MissingRequirement(
+            "weights_do_not_fit",
+            f"The weights of '{folder.dataset_name}' do not fit its plans.json and dataset.json.",
+            "Copy or unpack the model folder again, whole; its files belong together.",
+            f"{folder.path}: {str(error)[:300]}",
+        ) from error
+    return network, plans, configuration, weights, dataset, trainer, None
+
+
+def _build(nnunet: Any, plans: Any, configuration: Any, dataset: dict[str, Any], trainer: str) -> Any:
+    """The untrained network; both signatures that trainers have had."""
+    try:
+        build = nnunet.recursive_find_trainer_class_by_name(trainer).build_network_architecture
+    except RuntimeError as error:
+        raise MissingRequirement(
+            "nnunet_trainer_unknown",
+            f"The model was trained with '{trainer}', which is no part of the installed nnU-Net.",
+            "Install the nnU-Net version or extension that the model's publisher names.",
+        ) from error
+    channels = (
         nnunet.determine_num_input_channels(plans, configuration, dataset),
         plans.get_label_manager(dataset).num_segmentation_heads,
+    )
+    if "plans_manager" in inspect.signature(build).parameters:
+        return build(plans, configuration, *channels, enable_deep_supervision=False)
+    return build(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        *channels,
         enable_deep_supervision=False,
     )
-    weights = [checkpoint["network_weights"] for checkpoint in checkpoints]
-    network.load_state_dict(weights[0])
-    return network, plans, configuration, weights, dataset, checkpoints[0]["trainer_name"], None
 
 
 @contextlib.contextmanager
@@ -198,26 +261,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _out_of_memory_told() -> Iterator[None]:
-    try:
-        yield
-    except MemoryError as error:
-        raise MissingRequirement("out_of_memory", "The computer's memory is full.", "Close other programs.") from error
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-def _sha256_of(paths: tuple[Path, ...]) -> str:
-    """SHA-256 of the weight file, or of all folds' hashes."""
+def _sha256_of(paths: Sequence[Path]) -> str:
+    """SHA-256 of the weight file; of several folds, that of their hashes in a row."""
     digests = []
     for path in paths:
         with path.open("rb") as stream:

@@ -14,12 +14,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medconv.grid import cut_ct, index3, to_image
+from medconv.segmenters.canonical import RAS_IN_LPS, box_of, canonical_view
 from medconv.types import CTVolume, ImageGeometry, Index3, Vector3
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
-RAS_IN_LPS = np.diag([-1.0, -1.0, 1.0])
+SLAB = 16  # slices that are interpolated at a time: what is float32 stays small
+AIR_HU, INT16_RANGE = -1000.0, (-32768, 32767)
 INSIDE = 128  # half of 255, at which a label is as likely as its absence
 
 
@@ -43,21 +45,22 @@ def canonical_block(ct: CTVolume, start_xyz: Index3, size_xyz: Index3, spacing_m
 
     The corners' voxel centres stay where they are and the size is rounded, as in scipy.ndimage.zoom(order=1) and
     totalsegmentator.resampling.change_spacing(order=1); fractions of HU are cut off as there. Oblique axes stay
-    oblique: they are permuted and flipped, never interpolated.
+    oblique: they are permuted and flipped, never interpolated. What is no number becomes air.
     """
-    wanted = np.broadcast_to(np.asarray(spacing_mm, float), 3)
-    view, geometry = _canonical_view(cut_ct(ct, start_xyz, size_xyz))
-    array = view
-    spacing, size = np.array(geometry.spacing_mm_xyz), np.array(geometry.size_xyz)
-    new_size = np.maximum(1, np.rint(size * spacing / wanted).astype(int))
-    # The axis that shrinks most goes first, so that the float32 copy of the block is as small as it can be.
-    for axis in np.argsort(new_size / size):
-        array = _interpolate(array, 2 - int(axis), int(new_size[axis]))
-    steps = np.where(new_size > 1, (size - 1) / np.maximum(new_size - 1, 1), wanted / spacing)
-    x, y, z = (float(v) for v in spacing * steps)
-    grid = replace(geometry, size_xyz=index3(new_size), spacing_mm_xyz=(x, y, z))
-    a, b, c = (float(v) for v in wanted)
-    return ResampledBlock(np.ascontiguousarray(np.trunc(array), dtype=np.int16), grid, (a, b, c))
+    x_mm, y_mm, z_mm = (float(v) for v in np.broadcast_to(np.asarray(spacing_mm, float), 3))
+    view, grid = canonical_view(cut_ct(ct, start_xyz, size_xyz))
+    size, spacing = np.array(grid.size_xyz), np.array(grid.spacing_mm_xyz)
+    new_size = np.maximum(1, np.rint(size * spacing / (x_mm, y_mm, z_mm)).astype(int))
+    columns, rows, slices = (_Samples.along(int(n), int(m)) for n, m in zip(size, new_size, strict=True))
+    result = np.empty(tuple(new_size[::-1]), np.int16)
+    for first in range(0, len(result), SLAB):
+        slab = slices.part(first, first + SLAB).take(view, 0)
+        slab = columns.take(rows.take(slab, 1), 2)
+        result[first : first + SLAB] = np.trunc(np.clip(np.nan_to_num(slab, nan=AIR_HU), *INT16_RANGE))
+    steps = np.where(new_size > 1, spacing * (size - 1) / np.maximum(new_size - 1, 1), (x_mm, y_mm, z_mm))
+    x, y, z = (float(v) for v in steps)
+    geometry = replace(grid, size_xyz=index3(new_size), spacing_mm_xyz=(x, y, z))
+    return ResampledBlock(result, geometry, (x_mm, y_mm, z_mm))
 
 
 def nifti_image(block: ResampledBlock) -> Nifti1Image:
@@ -77,7 +80,7 @@ def labels_to_ct(
     Boundaries stay smooth: each label is interpolated linearly in its own box and the largest one wins, where at least
     half of the voxel belongs to any of them. Other labels are dropped. Nothing found: one voxel of background at 0.
     """
-    boxes = {label: box for label in names if (box := _box_of(labels_zyx == label)) is not None}
+    boxes = {label: box for label in names if (box := box_of(labels_zyx == label)) is not None}
     targets = {label: _target_box(box, geometry, ct_geometry) for label, box in boxes.items()}
     targets = {label: (low, high) for label, (low, high) in targets.items() if (high > low).all()}
     if not targets:
@@ -97,66 +100,34 @@ def labels_to_ct(
     return _tight(found, start)
 
 
-def _canonical_view(ct: CTVolume) -> tuple[NDArray[Any], ImageGeometry]:
-    """The CT's voxels, permuted and flipped to RAS without a copy."""
-    to_ras = RAS_IN_LPS @ np.reshape(ct.geometry.direction, (3, 3))  # columns: voxel axes in RAS
-    axes = _nearest_axes(to_ras)
-    flips = [to_ras[world, axis] < 0 for world, axis in enumerate(axes)]
-    view = ct.array_zyx.transpose([2 - axes[2 - k] for k in range(3)])
-    view = view[tuple(slice(None, None, -1 if flips[2 - k] else 1) for k in range(3))]
-    corner = np.zeros(3)
-    direction = np.empty((3, 3))
-    for world, axis in enumerate(axes):
-        sign = -1.0 if flips[world] else 1.0
-        corner[axis] = ct.geometry.size_xyz[axis] - 1 if flips[world] else 0
-        direction[:, world] = sign * np.reshape(ct.geometry.direction, (3, 3))[:, axis]
-    x, y, z = (float(v) for v in ct.geometry.index_to_lps(corner))
-    spacing, size = ct.geometry.spacing_mm_xyz, ct.geometry.size_xyz
-    return view, ImageGeometry(
-        (size[axes[0]], size[axes[1]], size[axes[2]]),
-        (spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
-        (x, y, z),
-        tuple(float(v) for v in direction.ravel()),
-    )
+@dataclass(frozen=True)
+class _Samples:
+    """Places along an axis, between the voxels `low` and `high`, at `weight` of the way."""
 
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    weight: NDArray[np.float32]
 
-def _nearest_axes(matrix: NDArray[np.floating[Any]]) -> tuple[int, int, int]:
-    """For world x, y, z the voxel axis that runs nearest along it; each axis once, the clearest first."""
-    weight = np.abs(matrix).copy()
-    axes = [0, 0, 0]
-    for _ in range(3):
-        world, axis = np.unravel_index(int(weight.argmax()), (3, 3))
-        axes[int(world)] = int(axis)
-        weight[world, :] = weight[:, axis] = -1
-    return axes[0], axes[1], axes[2]
+    @staticmethod
+    def along(old_size: int, new_size: int) -> _Samples:
+        """`new_size` places, the first and last at the first and last of `old_size` voxels."""
+        place = np.linspace(0.0, old_size - 1.0, new_size) if new_size > 1 else np.zeros(1)
+        low = np.minimum(place.astype(np.intp), max(old_size - 2, 0))
+        return _Samples(low, np.minimum(low + 1, old_size - 1), (place - low).astype(np.float32))
 
+    def part(self, first: int, stop: int) -> _Samples:
+        return _Samples(self.low[first:stop], self.high[first:stop], self.weight[first:stop])
 
-def _interpolate(array: NDArray[Any], axis: int, size: int) -> NDArray[np.float32]:
-    """Linear interpolation along one axis to `size` samples, the first and last at the first and last voxel."""
-    position = np.linspace(0.0, array.shape[axis] - 1.0, size) if size > 1 else np.zeros(1)
-    low = np.minimum(position.astype(int), max(array.shape[axis] - 2, 0))
-    high = np.minimum(low + 1, array.shape[axis] - 1)
-    shape = [1, 1, 1]
-    shape[axis] = size
-    weight = (position - low).astype(np.float32).reshape(shape)
-    first = array.take(low, axis).astype(np.float32, copy=False)
-    difference = array.take(high, axis).astype(np.float32, copy=False)
-    difference -= first
-    difference *= weight
-    difference += first
-    return difference
-
-
-def _box_of(mask: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Lowest and highest index (xyz, inclusive) of the mask."""
-    low, high = [], []
-    for axis in (2, 1, 0):
-        hits = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        if not hits.size:
-            return None
-        low.append(hits[0])
-        high.append(hits[-1])
-    return np.array(low), np.array(high)
+    def take(self, array: NDArray[Any], axis: int) -> NDArray[np.float32]:
+        """The array's values at these places."""
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        below = array.take(self.low, axis).astype(np.float32, copy=False)
+        above = array.take(self.high, axis).astype(np.float32, copy=False)
+        above -= below
+        above *= self.weight.reshape(shape)
+        above += below
+        return above
 
 
 def _target_box(
@@ -193,7 +164,7 @@ def _share(
 
 def _tight(block: NDArray[np.uint8], start: NDArray[Any]) -> tuple[NDArray[np.uint8], Index3]:
     """The block cut to what is in it."""
-    box = _box_of(block > 0)
+    box = box_of(block > 0)
     if box is None:
         return np.zeros((1, 1, 1), np.uint8), (0, 0, 0)
     low, high = box

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from medconv import attenuation, crop, l1_mask, pipeline, volume_io
+from medconv import attenuation, crop, l1_mask, pipeline, vertebrae, volume_io
 from medconv.grid import index3, to_image
 from medconv.inference import LoadedModel
 from medconv.report import versions
@@ -71,7 +71,7 @@ def synthetic_trunk(slices: int) -> tuple[CTVolume, L1Mask]:
     hu[put] = block[take]
     geometry = ImageGeometry((COLUMNS, ROWS, slices), simulated.ct.geometry.spacing_mm_xyz, (0.0, 0.0, 0.0))
     cut = np.zeros(shape, bool)
-    cut[put] = (labels == l1_mask.L1_LABELS["totalsegmentator"])[take]
+    cut[put] = (labels == vertebrae.TOTALSEGMENTATOR["L1"])[take]
     ct = CTVolume(hu, geometry, simulated.ct.acquisition, is_simulated=True)
     return ct, l1_mask.from_array(cut, geometry, geometry)
 

@@ -1,12 +1,7 @@
-"""L1 from a label map: choose it, bring it onto the CT's grid, and refuse what can't be trusted.
-
-Label numbers: TotalSegmentator v2 "total" (L1 = 31, T12 = 32, L2 = 30) and VerSe/CTSpine1K (L1 = 20).
-Plausible volume 15–90 ml for a whole L1: CLINICAL sources vary; below is a fragment, above are merged vertebrae.
-"""
+"""L1 from a label map: choose it, bring it onto the CT's grid, and refuse what can't be trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +10,11 @@ from numpy.typing import NDArray
 
 from medconv.grid import index3, to_image
 from medconv.types import BoolArray, ImageGeometry, Index3, InputRefused, L1Mask, QualityNote, Severity, UsageError
+from medconv.vertebrae import LABEL_MAPS
+from medconv.vertebral_body import MINOR_PIECE_FRACTION, VOLUME_RANGE_ML
 
-L1_LABELS: Mapping[str, int] = {"totalsegmentator": 31, "verse": 20}
-VOLUME_RANGE_ML = (15.0, 90.0)
-MINOR_PIECE_FRACTION = 0.05  # a second piece above this share means a broken mask, below it is stray voxels
+_TOTALSEGMENTATOR, _VERSE = LABEL_MAPS["totalsegmentator"]["L1"], LABEL_MAPS["verse"]["L1"]
+USUAL_NUMBERS = f"{_TOTALSEGMENTATOR} in TotalSegmentator's maps, {_VERSE} in VerSe/CTSpine1K's"
 
 
 def from_labels(
@@ -56,21 +52,24 @@ def from_array(mask_zyx: NDArray[Any], geometry: ImageGeometry, ct_geometry: Ima
     return mask
 
 
-def check(mask: L1Mask) -> tuple[L1Mask, list[QualityNote]]:
-    """Judge L1: whole, in one piece, of plausible size. Returns the largest piece and notes; raises InputRefused."""
+def check(mask: L1Mask, vertebra: str = "L1") -> tuple[L1Mask, list[QualityNote]]:
+    """Judge L1: whole, in one piece, of plausible size. Returns the largest piece and notes; raises InputRefused.
+
+    vertebra: what messages call it, where another one stands in for L1.
+    """
     if touches_border(mask):
         raise InputRefused(
             "l1_touches_border",
-            "L1 touches the border of the CT: part of the vertebra is missing.",
-            "Use a CT that shows all of L1.",
+            f"{vertebra} touches the border of the CT: part of the vertebra is missing.",
+            f"Use a CT that shows all of {vertebra}.",
         )
-    mask, notes = _largest_piece(mask)
+    mask, notes = _largest_piece(mask, vertebra)
     volume = volume_ml(mask)
     low, high = VOLUME_RANGE_ML
     if not low <= volume <= high:
         raise InputRefused(
             "l1_volume_implausible",
-            f"The L1 mask has {volume:.1f} ml; a whole L1 has {low:.0f} to {high:.0f} ml.",
+            f"The {vertebra} mask has {volume:.1f} ml; a whole vertebra has {low:.0f} to {high:.0f} ml.",
             "Check the segmentation: a fragment, or several vertebrae under one label?",
         )
     return mask, notes
@@ -111,7 +110,7 @@ def _only_label(labels_zyx: NDArray[Any]) -> int:
     raise UsageError(
         "label_needed",
         f"The mask holds {len(present)} labels ({found}), so L1 must be named.",
-        "Give its number with --label (31 in TotalSegmentator's maps, 20 in VerSe/CTSpine1K's).",
+        f"Give its number with --label ({USUAL_NUMBERS}).",
     )
 
 
@@ -127,7 +126,7 @@ def _cut_label(labels_zyx: NDArray[Any], label: int) -> tuple[BoolArray, Index3]
         raise InputRefused(
             "label_absent",
             f"Label {label} (L1) is not in the mask; it holds {', '.join(map(str, present[:12])) or 'nothing'}.",
-            "Check the label number (31 in TotalSegmentator's maps, 20 in VerSe/CTSpine1K's) or that the CT shows L1.",
+            f"Check the label number ({USUAL_NUMBERS}) or that the CT shows L1.",
         )
     z0, z1 = slices[0], slices[-1] + 1
     slab = labels_zyx[z0:z1] == label
@@ -161,20 +160,20 @@ def _onto_ct_grid(block: BoolArray, geometry: ImageGeometry, ct_geometry: ImageG
     return L1Mask(sitk.GetArrayFromImage(resampled).astype(bool), start, ct_geometry, source)
 
 
-def _largest_piece(mask: L1Mask) -> tuple[L1Mask, list[QualityNote]]:
+def _largest_piece(mask: L1Mask, vertebra: str) -> tuple[L1Mask, list[QualityNote]]:
     components = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.block_zyx.astype(np.uint8)), True)
     pieces = sitk.GetArrayFromImage(sitk.RelabelComponent(components, sortByObjectSize=True))
     sizes = np.bincount(pieces.ravel())[1:]
     if len(sizes) == 0:
-        raise InputRefused("mask_empty", "The L1 mask is empty.", "Choose a segment that holds L1.")
+        raise InputRefused("mask_empty", f"The {vertebra} mask is empty.", f"Choose a segment that holds {vertebra}.")
     if len(sizes) == 1:
         return mask, []
     rest = float(sizes[1:].sum()) / float(sizes.sum())
     if rest > MINOR_PIECE_FRACTION:
         raise InputRefused(
             "l1_in_pieces",
-            f"The L1 mask is in {len(sizes)} pieces; {rest:.0%} of it lies apart from the largest.",
-            "Mend the segmentation so that L1 is one connected piece.",
+            f"The {vertebra} mask is in {len(sizes)} pieces; {rest:.0%} of it lies apart from the largest.",
+            f"Mend the segmentation so that {vertebra} is one connected piece.",
         )
     note = QualityNote(
         "stray_voxels_removed",

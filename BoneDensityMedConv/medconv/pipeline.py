@@ -12,7 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
-from medconv import attenuation, crop, l1_mask, mask_fit, tau_adjustment, tscore
+from medconv import attenuation, crop, l1_mask, mask_fit, tau_adjustment, tscore, vertebra_check
 from medconv.config import ModelCard
 from medconv.grid import cut_ct, index3
 from medconv.hounsfield import check_finite, check_hounsfield
@@ -26,6 +26,7 @@ from medconv.types import (
     CTVolume,
     L1Case,
     L1Mask,
+    LevelChoice,
     ModelIdentity,
     Prediction,
     QualityNote,
@@ -58,16 +59,18 @@ def predict(
     adjustment: Adjustment | None = None,
     *,
     notes: Iterable[QualityNote] = (),
+    level: LevelChoice | None = None,
     progress: Progress = lambda stage, fraction: None,
     is_cancelled: IsCancelled = lambda: False,
 ) -> Prediction:
     """The T-score class of a CT with its L1 mask.
 
-    adjustment: None takes the weights' own. notes: what reading the files already found.
+    adjustment: None takes the weights' own. notes: what reading the files already found. level: which vertebra of a
+    segmentation the mask is, and who said so (`level_check.choose`); None for a mask that was given as L1.
     progress: called with the stage in words and the fraction done, 0 to 1.
     Raises InputRefused (an input that can't carry an answer), UsageError (tau), Cancelled.
     """
-    case = prepare(ct, mask, notes=notes, progress=progress)
+    case = prepare(ct, mask, notes=notes, level=level, progress=progress)
     return analyse(case, model, adjustment, progress=progress, is_cancelled=is_cancelled)
 
 
@@ -76,13 +79,18 @@ def prepare(
     mask: L1Mask,
     *,
     notes: Iterable[QualityNote] = (),
+    level: LevelChoice | None = None,
     progress: Progress = lambda stage, fraction: None,
 ) -> L1Case:
-    """Judge the CT and the mask, and cut both to L1's neighbourhood. Raises InputRefused."""
+    """Judge the CT and the mask, and cut both to L1's neighbourhood. Raises InputRefused.
+
+    level: as for `predict`; its doubts, confirmed or not, become warnings.
+    """
+    vertebra = level.used_as if level else "L1"
     progress("Checking the CT", 0.05)
     quality = [*notes, *check_hounsfield(ct), *check_slices(ct), *tscore.scope_notes(ct.acquisition)]
-    progress("Checking L1", 0.15)
-    mask, mask_notes = l1_mask.check(mask)
+    progress(f"Checking {vertebra}", 0.15)
+    mask, mask_notes = l1_mask.check(mask, vertebra)
     start, size = _neighbourhood(mask)
     block = cut_ct(ct, start, size)
     check_finite(block)
@@ -92,7 +100,8 @@ def prepare(
         center_lps_mm=l1_mask.center_lps_mm(mask),
         volume_ml=l1_mask.volume_ml(mask),
         touches_border=l1_mask.touches_border(mask),
-        quality=(*quality, *mask_notes),
+        quality=(*quality, *mask_notes, *(_level_notes(level) if level else ())),
+        level=level,
     )
 
 
@@ -119,14 +128,16 @@ def measure(
     progress: Progress = lambda stage, fraction: None,
     is_cancelled: IsCancelled = lambda: False,
 ) -> Measured:
-    """L1's attenuation and the network's logits."""
+    """The vertebra's attenuation and the network's logits."""
     started = perf_counter()
-    progress("Measuring L1's attenuation", 0.25)
+    progress(f"Measuring {case.vertebra}'s attenuation", 0.25)
     fit_notes = mask_fit.check_fit(case)
     core, core_notes = attenuation.measure(case)
     _stop_if(is_cancelled)
+    core_notes += vertebra_check.check_vertebra(case, core, core_notes)
+    _stop_if(is_cancelled)
     measured_at = perf_counter()
-    progress("Cutting out L1", 0.4)
+    progress(f"Cutting out {case.vertebra}", 0.4)
     network_input = crop.standardised_crop(case, model.card.preprocessing)
     _stop_if(is_cancelled)
     cropped_at = perf_counter()
@@ -154,7 +165,7 @@ def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adju
     notes = [
         *case.quality,
         *measured.quality,
-        *tscore.agreement_notes(t_score_class, measured.attenuation.mean_hu),
+        *tscore.agreement_notes(t_score_class, measured.attenuation.mean_hu, case.vertebra),
         *_model_notes(card, case.ct, adjustment),
     ]
     return Prediction(
@@ -169,6 +180,21 @@ def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adju
         device=measured.device,
         timing_s=measured.timing_s,
     )
+
+
+def _level_notes(level: LevelChoice) -> list[QualityNote]:
+    """What there is to say about the choice of the vertebra."""
+    notes = [QualityNote(doubt.code, Severity.WARNING, doubt.message) for doubt in level.doubts]
+    if level.found_as != level.used_as and level.decided_by == "person":
+        text = f"{level.segmenter} calls this vertebra {level.found_as}; a person took it for {level.used_as}."
+        notes.append(QualityNote("level_relabelled", Severity.WARNING, text))
+    if level.used_as != "L1":
+        text = (
+            f"{level.used_as} was measured instead of L1: the network was trained on L1, and the limits of attenuation "
+            "were published for L1."
+        )
+        notes.append(QualityNote("stand_in", Severity.WARNING, text))
+    return notes
 
 
 def _model_notes(card: ModelCard, ct: CTVolume, adjustment: Adjustment) -> list[QualityNote]:

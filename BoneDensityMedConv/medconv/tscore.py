@@ -56,8 +56,8 @@ def scope_notes(acquisition: Acquisition) -> list[QualityNote]:
     return []
 
 
-def agreement_notes(t_score_class: TScoreClass, mean_hu: float) -> list[QualityNote]:
-    """A warning if the network's class and L1's attenuation point to opposite ends of the scale."""
+def agreement_notes(t_score_class: TScoreClass, mean_hu: float, vertebra: str = "L1") -> list[QualityNote]:
+    """A warning if the network's class and the vertebra's attenuation point to opposite ends of the scale."""
     low_but_normal = t_score_class is TScoreClass.NORMAL and mean_hu <= LOW_ATTENUATION_HU
     high_but_osteoporosis = t_score_class is TScoreClass.OSTEOPOROSIS and mean_hu > HIGH_ATTENUATION_HU
     if not (low_but_normal or high_but_osteoporosis):
@@ -67,7 +67,7 @@ def agreement_notes(t_score_class: TScoreClass, mean_hu: float) -> list[QualityN
         QualityNote(
             "network_and_attenuation_disagree",
             Severity.WARNING,
-            f"Indeterminate, consider DXA: the network says {t_score_class}, but {mean_hu:.0f} HU in L1 is usual for "
-            f"{usual} (Pickhardt 2013).",
+            f"Indeterminate, consider DXA: the network says {t_score_class}, but {mean_hu:.0f} HU in {vertebra} is "
+            f"usual for {usual} (Pickhardt 2013, L1).",
         )
     ]

@@ -98,10 +98,10 @@ def series_choices(folder: Path) -> list[dict[str, str]]:
 
 
 def _label(label_map: str, label_number: Any) -> int:
-    from medconv.l1_mask import L1_LABELS
+    from medconv.vertebrae import LABEL_MAPS
 
-    if label_map in L1_LABELS:
-        return L1_LABELS[label_map]
+    if label_map in LABEL_MAPS:
+        return LABEL_MAPS[label_map]["L1"]
     if isinstance(label_number, bool) or not isinstance(label_number, int) or label_number < 1:
         raise UsageError("label_not_a_number", "L1's number in the mask is missing.", "Give a whole number from 1 up.")
     return label_number

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from core.phantom import BODY_DEPTH_MM, BODY_HEIGHT_MM, BODY_WIDTH_MM, Phantom, grid, phantom, reoriented
 from scipy.ndimage import binary_erosion, generate_binary_structure
 
-from medconv import attenuation, l1_mask, pipeline
+from medconv import attenuation, l1_mask, pipeline, vertebral_body
 from medconv.grid import canonical, to_image
 from medconv.types import CTVolume, ImageGeometry, InputRefused
 from medconv.volume_io import read_ct, read_labels
@@ -29,8 +29,8 @@ def test_the_phantoms_trabecular_hu_come_back_exactly(vertebra):
 
 
 def test_the_body_is_found_whatever_hangs_on_it(vertebra):
-    fine, grid_of_fine = attenuation._fine(vertebra.labels_zyx == 31, vertebra.ct.geometry)
-    body = attenuation.find_body(fine)
+    fine, grid_of_fine = vertebral_body.fine_mask(vertebra.labels_zyx == 31, vertebra.ct.geometry)
+    body = vertebral_body.find_body(fine)
     assert body.depth_mm == pytest.approx(BODY_DEPTH_MM, abs=1.5)
     assert body.width_mm == pytest.approx(BODY_WIDTH_MM, abs=2.0)
     assert body.height_mm == pytest.approx(BODY_HEIGHT_MM, abs=1.5)

@@ -31,21 +31,20 @@ MAY_IMPORT = {
 # Layer → its groups. A name stands for the module of medconv, or for the package with all that is in it.
 GROUPS: dict[str, tuple[set[str], ...]] = {
     "nouns": ({"", "types", "config", "vertebrae"},),
-    "geometry": ({"grid"},),
+    "geometry": ({"grid", "vertebral_body"},),
     "stage": (
         {"volume_io", "dicom_series", "dicom_tags"},
         {"hounsfield"},
         {"slices"},
         {"segmenter", "segmenters"},
         {"l1_mask"},
-        {"attenuation"},
+        {"attenuation", "vertebra_check"},
         {"mask_fit"},
         {"crop"},
         {"network", "weights", "inference"},
         {"tau_adjustment"},
         {"tscore"},
         {"level_check"},
-        {"vertebra_check"},
         {"segmentation_comparison"},
         {"case_file", "ct_file", "segmentation_file"},
     ),

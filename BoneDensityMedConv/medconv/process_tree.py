@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
+FOLDER_VARIABLE = "MEDCONV_WORKER_FOLDER"  # tells a process which private folder is its own; its children inherit it
 
 
 class _Entry(NamedTuple):
@@ -24,8 +25,8 @@ class _Entry(NamedTuple):
     is_ours: bool
 
 
-def kill(root: int, folder: Path, within_s: float) -> None:
-    """End process `root`, its descendants, and whoever runs with `folder` in the environment; wait until they are gone.
+def kill(root: int, folder: Path | None, within_s: float) -> None:
+    """End process `root`, its descendants, and whoever has `folder` in FOLDER_VARIABLE; wait until they are gone.
 
     All are stopped before the first is killed, so that none can start another meanwhile. Gives up after `within_s`.
     """
@@ -43,9 +44,11 @@ def kill(root: int, folder: Path, within_s: float) -> None:
         time.sleep(0.01)
 
 
-def members(root: int, folder: Path) -> set[int]:
-    """The process ids of the tree that still run; those that only wait to be collected (zombies) don't count."""
-    table = _from_proc(os.fsencode(folder)) if (PROC / "self" / "stat").is_file() else _from_ps()
+def members(root: int, folder: Path | None) -> set[int]:
+    """The process ids of the tree that still run; zombies and this one don't count."""
+    # Never an empty text, which every environment holds.
+    mark = os.fsencode(f"{FOLDER_VARIABLE}={folder}\0") if folder is not None else None
+    table = _from_proc(mark) if (PROC / "self" / "stat").is_file() else _from_ps()
     found = {pid for pid, entry in table.items() if root in (pid, entry.group, entry.session) or entry.is_ours}
     while more := {pid for pid, entry in table.items() if entry.parent in found} - found:
         found |= more
@@ -58,7 +61,7 @@ def _signal_all(process_ids: set[int], number: int) -> None:
             os.kill(process_id, number)
 
 
-def _from_proc(folder: bytes) -> dict[int, _Entry]:
+def _from_proc(mark: bytes | None) -> dict[int, _Entry]:
     table = {}
     for place in PROC.iterdir():
         if not place.name.isdigit():
@@ -73,7 +76,7 @@ def _from_proc(folder: bytes) -> dict[int, _Entry]:
         environment = b""
         with contextlib.suppress(OSError):  # another user's
             environment = (place / "environ").read_bytes()
-        table[int(place.name)] = _Entry(int(parent), int(group), int(session), folder in environment)
+        table[int(place.name)] = _Entry(int(parent), int(group), int(session), mark is not None and mark in environment)
     return table
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from medconv import process_tree
 
 FOLDER_PREFIX = "medconv-panel-"
-FOLDER_VARIABLE = "MEDCONV_WORKER_FOLDER"  # tells the worker, and all that it starts, which private folder is theirs
 END_WITHIN_S = 2.0
 
 
@@ -40,7 +39,7 @@ def environment(import_root: Path, folder: Path) -> dict[str, str]:
     own.update({name: str(temporary) for name in ("TMPDIR", "TEMP", "TMP")})
     paths = [str(import_root), *filter(None, own.get("PYTHONPATH", "").split(os.pathsep))]
     own["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    own[FOLDER_VARIABLE] = str(folder)
+    own[process_tree.FOLDER_VARIABLE] = str(folder)
     own["PYTHONUNBUFFERED"] = "1"
     own["PYTHONIOENCODING"] = "utf-8"
     for unwanted in ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONBREAKPOINT"):

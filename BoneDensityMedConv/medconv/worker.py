@@ -22,7 +22,6 @@ import json
 import os
 import queue
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from medconv import pipeline, processes, segmenter, worker_errors
+from medconv import pipeline, process_tree, processes, segmenter, worker_errors
 from medconv.case_file import load_case
 from medconv.ct_file import load_ct
 from medconv.inference import LoadedModel
@@ -181,15 +180,20 @@ class Commands:
 
 def end_at_once() -> None:
     """End this process and what it started; the application that would remove the private folder is gone."""
-    _remove_private_folder()
-    if sys.platform != "win32" and os.getpgrp() == os.getpid():
-        os.killpg(os.getpid(), signal.SIGKILL)
+    folder = _private_folder()
+    _remove(folder)
+    if sys.platform != "win32":
+        process_tree.kill(os.getpid(), folder, processes.END_WITHIN_S)
     os._exit(1)
 
 
-def _remove_private_folder() -> None:
-    folder = Path(os.environ.get(processes.FOLDER_VARIABLE, ""))
-    if folder.name.startswith(processes.FOLDER_PREFIX):
+def _private_folder() -> Path | None:
+    folder = Path(os.environ.get(process_tree.FOLDER_VARIABLE, ""))
+    return folder if folder.name.startswith(processes.FOLDER_PREFIX) else None
+
+
+def _remove(folder: Path | None) -> None:
+    if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -203,7 +207,7 @@ def main() -> int:
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), sys.stdin.fileno())
     Worker(events).serve(Commands(lines, orphaned=end_at_once))
-    _remove_private_folder()
+    _remove(_private_folder())
     return 0
 
 

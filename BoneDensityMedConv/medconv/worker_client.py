@@ -33,6 +33,8 @@ TIME_LIMIT_S = 30 * 60.0  # a segmentation on two slow cores takes some minutes
 FETCH_TIME_LIMIT_S = 4 * 3600.0  # half a gigabyte over a slow line
 HAND_OVER_BYTES = 32_000_000  # of the CT in one `poll`: some hundredths of a second
 WAIT_STEP_S = 0.02
+# After these the process is ended as well: what its libraries left in memory and in its folder makes room again.
+FRESH_START_AFTER = ("disk_full", "out_of_memory")
 
 
 @dataclass
@@ -112,14 +114,15 @@ class WorkerClient:
     def fetch_weights(self, quality: str, weights_folder: str = "") -> None:
         """Fetch TotalSegmentator's weights for a quality, once the person has agreed. Raises as `analyse`."""
         job = self._new_job("fetching of weights", "weights", max(self._time_limit_s, FETCH_TIME_LIMIT_S))
-        job.command |= {"action": "fetch", "quality": quality, "file": "", "weights_folder": weights_folder}
+        folder = _absolute(weights_folder)
+        job.command |= {"action": "fetch", "quality": quality, "file": "", "weights_folder": folder}
         self._process.send(job.command)
 
     def import_weights(self, file: str | Path, weights_folder: str = "") -> None:
         """Import TotalSegmentator's weights from a file or folder. Raises as `analyse`."""
         job = self._new_job("import of weights", "weights", self._time_limit_s)
-        path = str(Path(file).absolute())  # the process has a working folder of its own
-        job.command |= {"action": "import", "quality": "", "file": path, "weights_folder": weights_folder}
+        path, folder = _absolute(str(file)), _absolute(weights_folder)
+        job.command |= {"action": "import", "quality": "", "file": path, "weights_folder": folder}
         self._process.send(job.command)
 
     def poll(self) -> list[Event]:
@@ -135,6 +138,8 @@ class WorkerClient:
             self.cancel()
         elif self._job is not None and self._job.writer is not None:
             events.append(self._hand_over(self._job, self._job.writer))
+        if events and isinstance(events[-1], Failure) and events[-1].code in FRESH_START_AFTER:
+            self.cancel()
         return events
 
     def wait(self, on_progress: Callable[[str, float], None] | None = None) -> Outcome:
@@ -224,14 +229,15 @@ class WorkerClient:
 
 
 def _with_absolute_paths(request: SegmenterRequest) -> SegmenterRequest:
-    """The process has a working folder of its own; a label map may also be the name of a built-in one."""
-
-    def absolute(path: str) -> str:
-        return str(Path(path).expanduser().absolute()) if path else ""
-
-    label_map = request.label_map if request.label_map in LABEL_MAPS else absolute(request.label_map)
-    folder, weights_folder = absolute(request.folder), absolute(request.weights_folder)
+    """A label map may also be the name of a built-in one."""
+    label_map = request.label_map if request.label_map in LABEL_MAPS else _absolute(request.label_map)
+    folder, weights_folder = _absolute(request.folder), _absolute(request.weights_folder)
     return replace(request, folder=folder, weights_folder=weights_folder, label_map=label_map)
+
+
+def _absolute(path: str) -> str:
+    """The process has a working folder of its own; "" stays what it is."""
+    return str(Path(path).expanduser().absolute()) if path else ""
 
 
 def _outcome(kind: str, message: dict[str, Any]) -> Outcome:

@@ -1,23 +1,38 @@
-"""The worker process over its real pipes: ASCII JSON lines, errors told, one model for many cases."""
+"""The worker process over its real pipes: ASCII JSON lines, errors told, one model and segmenter for many cases."""
 
+from __future__ import annotations
+
+import errno
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from core import fake_segmenter
+from core.worker_driver import is_running, wait_until
 
 import medconv
-from medconv import pipeline
+from medconv import pipeline, processes, segmenter
+from medconv import worker as worker_module
 from medconv.case_file import save_case
+from medconv.ct_file import CTFileWriter
 from medconv.inference import LoadedModel
+from medconv.segmentation_file import load_segmentation
+from medconv.types import InputRefused, SpineSegmentation
+from medconv.worker import Worker
+
+NNUNET = {"kind": "nnunet", "folder": "/models/a"}
 
 
-@pytest.fixture
-def worker(only_untrained):
-    environment = os.environ | {"PYTHONPATH": str(Path(medconv.__file__).parents[1]), "LC_ALL": "C"}
-    command = [sys.executable, "-m", "medconv.worker"]
+@contextmanager
+def running(command, **environment):
+    """A worker on pipes: its process, a function that sends a command, one that reads up to an event."""
+    environment = os.environ | {"PYTHONPATH": str(Path(medconv.__file__).parents[1]), "LC_ALL": "C"} | environment
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
 
         def ask(**request):
@@ -35,6 +50,47 @@ def worker(only_untrained):
 
         yield process, ask, until
         process.kill()
+
+
+@pytest.fixture
+def worker(only_untrained):
+    with running([sys.executable, "-m", "medconv.worker"]) as parts:
+        yield parts
+
+
+@pytest.fixture
+def ct_path(tmp_path, vertebra):
+    """The phantom's CT, handed over."""
+    folder = tmp_path / "Fäll 1"
+    folder.mkdir()
+    writer = CTFileWriter(folder, vertebra.ct)
+    assert writer.write_some(1 << 40)
+    return writer.path
+
+
+def answers_of(*commands):
+    """What a Worker in this process says to these commands, without "ready"."""
+    output = io.StringIO()
+    Worker(output).serve(commands)
+    return [json.loads(line) for line in output.getvalue().splitlines()][1:]
+
+
+@pytest.fixture
+def segment_with(monkeypatch, ct_path):
+    """`segment_with(f)`: the events of a Worker whose segmenter is the function f(ct, progress)."""
+
+    class Fake:
+        def __init__(self, function):
+            self.segment = function
+
+    def events(*functions):
+        made = iter(functions)
+        monkeypatch.setattr(segmenter, "make_segmenter", lambda request: Fake(next(made)))
+        jobs = [{"command": "segment", "id": str(n), "ct": str(ct_path)} for n in range(len(functions))]
+        # Each asks for another folder, so that each function is made into a segmenter.
+        return answers_of(*(job | {"request": NNUNET | {"folder": f"/{n}"}} for n, job in enumerate(jobs)))
+
+    return events
 
 
 def test_it_answers_case_after_case_like_the_pipeline(worker, vertebra, tmp_path):
@@ -62,8 +118,10 @@ def test_errors_are_told_and_survived(worker, vertebra, tmp_path):
     assert until("error")[-1]["code"] == "weights_missing"
     ask(command="analyse", id="2", case=str(tmp_path / "bad.npz"), device="cpu")
     assert until("error")[-1]["code"] == "internal_error"
+    ask(command="dance", id="3")
+    assert until("error")[-1]["code"] == "internal_error"
     save_case(tmp_path / "c.npz", pipeline.prepare(vertebra.ct, vertebra.mask))
-    ask(command="analyse", id="3", case=str(tmp_path / "c.npz"), device="cpu")
+    ask(command="analyse", id="4", case=str(tmp_path / "c.npz"), device="cpu")
     assert until("result", "error")[-1]["event"] == "result"
 
 
@@ -72,3 +130,243 @@ def test_it_ends_with_its_parent(worker):
     until("ready")
     process.stdin.close()
     assert process.wait(20) == 0
+
+
+def test_it_ends_with_its_parent_in_the_middle_of_a_job_with_its_children_and_its_folder(tmp_path, ct_path):
+    pids_file, folder = tmp_path / "pids", tmp_path / f"{processes.FOLDER_PREFIX}1-x"
+    folder.mkdir()
+    command = [sys.executable, fake_segmenter.__file__, "family", str(pids_file)]
+    # Whoever starts it as WorkerClient does gives it a session of its own.
+    with running(["setsid", "--wait", *command], MEDCONV_WORKER_FOLDER=str(folder)) as (process, ask, until):
+        until("ready")
+        ask(command="segment", id="1", ct=str(ct_path), request=NNUNET)
+        until("progress")
+        wait_until(lambda: pids_file.is_file() and pids_file.read_text().count("\n") == 4, within_s=20)
+        pids = [int(pid) for pid in pids_file.read_text().split()]
+        assert all(map(is_running, pids))
+        process.stdin.close()
+        wait_until(lambda: not any(map(is_running, pids)), within_s=20)
+        assert not folder.exists()
+
+
+def test_a_segmentation_arrives_as_a_file_beside_the_ct(ct_path, vertebra):
+    with running([sys.executable, fake_segmenter.__file__, "steady"]) as (_, ask, until):
+        until("ready")
+        for job in ("1", "2"):
+            ask(command="segment", id=job, ct=str(ct_path), request=NNUNET)
+            *progress, last = until("segmented", "error")
+            assert last == {"event": "segmented", "id": job, "file": str(ct_path.with_name("segmentation.npz"))}
+            assert [e["fraction"] for e in progress] == [0.0, *(step / 20 for step in range(20))]
+            found = load_segmentation(Path(last["file"]))
+            assert np.array_equal(found.labels_zyx, (vertebra.ct.array_zyx > 300) * 31)
+            assert found.ct_geometry == vertebra.ct.geometry
+
+
+@pytest.mark.parametrize("behaviour", ["talkative", "curious", "leaving"])
+def test_a_library_that_prints_asks_or_exits_does_no_harm(ct_path, behaviour):
+    with running([sys.executable, fake_segmenter.__file__, behaviour]) as (process, ask, until):
+        until("ready")
+        for job in ("1", "2"):
+            ask(command="segment", id=job, ct=str(ct_path), request=NNUNET)
+            *progress, last = until("segmented", "error")
+            assert {e["event"] for e in progress} == {"progress"}
+            if behaviour == "talkative":
+                assert last["event"] == "segmented"
+            else:
+                assert last["code"] == "internal_error"
+                assert {"curious": "EOFError", "leaving": "no more of this"}[behaviour] in last["message"]
+        ask(command="quit")
+        assert process.wait(20) == 0
+
+
+def test_a_line_that_is_no_command_is_passed_over(ct_path):
+    with running([sys.executable, fake_segmenter.__file__, "steady"]) as (process, ask, until):
+        process.stdin.write(b"\xff{no json\n\n")
+        ask(command="segment", id="1", ct=str(ct_path), request=NNUNET)
+        assert until("segmented", "error")[-1]["event"] == "segmented"
+
+
+def test_the_segmenter_is_kept_as_long_as_the_request_is_the_same(monkeypatch, ct_path):
+    made = []
+
+    class Fake:
+        def __init__(self, request):
+            made.append(request.folder)
+
+        def segment(self, ct, progress):
+            return fake_segmenter.dense(ct)
+
+    monkeypatch.setattr(segmenter, "make_segmenter", Fake)
+    jobs = [{"command": "segment", "id": "1", "ct": str(ct_path), "request": NNUNET | {"folder": f}} for f in "aabba"]
+    assert [e["event"] for e in answers_of(*jobs) if e["event"] != "progress"] == ["segmented"] * 5
+    assert made == ["a", "b", "a"]
+
+
+def test_a_segmenter_that_ran_out_of_memory_is_not_kept(monkeypatch, ct_path):
+    made = []
+
+    class Fake:
+        def __init__(self, request):
+            made.append(self)
+
+        def segment(self, ct, progress):
+            if len(made) == 1:
+                raise MemoryError
+            return fake_segmenter.dense(ct)
+
+    monkeypatch.setattr(segmenter, "make_segmenter", Fake)
+    job = {"command": "segment", "id": "1", "ct": str(ct_path), "request": NNUNET}
+    codes = [e.get("code", e["event"]) for e in answers_of(job, job) if e["event"] != "progress"]
+    assert codes == ["out_of_memory", "segmented"]
+    assert len(made) == 2
+
+
+def raising(error):
+    def segment(ct, progress):
+        raise error
+
+    return segment
+
+
+def wrapped(error):
+    """As a library does that reports every failure as its own."""
+
+    def segment(ct, progress):
+        try:
+            raise error
+        except type(error):
+            raise RuntimeError("the prediction failed")  # noqa: B904
+
+    return segment
+
+
+def real_numpy(ct, progress):
+    np.empty(1 << 60, np.uint8)
+
+
+def real_torch(ct, progress):
+    import torch
+
+    torch.empty(1 << 46)
+
+
+def real_itk(ct, progress):
+    import SimpleITK as sitk
+
+    sitk.Image([1 << 20, 1 << 20, 64], sitk.sitkFloat64)
+
+
+def real_full_disk(ct, progress):
+    with Path("/dev/full").open("wb") as stream:
+        stream.write(bytes(1 << 20))
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+NO_MEMORY = {
+    "MemoryError": raising(MemoryError()),
+    "wrapped": wrapped(MemoryError()),
+    "numpy": real_numpy,
+    "torch": real_torch,
+    "ITK": real_itk,
+    "fork": raising(OSError(errno.ENOMEM, "Cannot allocate memory")),
+    "import": raising(ImportError("x.so: failed to map segment from shared object: Cannot allocate memory")),
+    "thread": raising(RuntimeError("can't start new thread")),
+}
+
+
+@pytest.mark.parametrize("case", NO_MEMORY)
+def test_a_full_memory_is_told_with_what_to_do(segment_with, case):
+    *_, event = segment_with(NO_MEMORY[case])
+    assert (event["code"], event["exit_code"]) == ("out_of_memory", 4)
+    assert "computer's memory" in event["message"]
+    assert "Close other programs" in event["remedy"]
+    assert "'fast'" in event["remedy"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.96 GB)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_a_full_graphics_card_is_told_with_what_to_do(segment_with, error):
+    *_, event = segment_with(raising(error))
+    assert event["code"] == "out_of_memory"
+    assert "graphics card's memory" in event["message"]
+    assert "CPU" in event["remedy"]
+
+
+@pytest.mark.parametrize(
+    "function", [real_full_disk, wrapped(OSError(errno.ENOSPC, "No space left on device"))], ids=["real", "wrapped"]
+)
+def test_a_full_disk_is_told_with_what_to_do(segment_with, function):
+    *_, event = segment_with(function)
+    assert event["code"] == "disk_full"
+    assert "TMPDIR" in event["remedy"]
+
+
+def test_an_error_for_a_person_arrives_as_it_is(segment_with):
+    *_, event = segment_with(raising(InputRefused("nothing_found", "No vertebra.", "Use a CT.", "Saw 3 slices.")))
+    event.pop("id")
+    assert event == {
+        "event": "error", "code": "nothing_found", "message": "No vertebra.", "remedy": "Use a CT.",
+        "details": "Saw 3 slices.", "exit_code": 3,
+    }  # fmt: skip
+
+
+def test_whatever_a_library_raises_is_told_and_the_next_job_works(segment_with):
+    functions = (raising(SystemExit(3)), raising(KeyboardInterrupt()), raising(KeyError("plans")), lambda ct, _: None)
+    events = [e for e in segment_with(*functions, lambda ct, _: fake_segmenter.dense(ct)) if e["event"] != "progress"]
+    codes = ["internal_error", "cancelled", "internal_error", "internal_error"]
+    assert [e.get("code", "none") for e in events] == [*codes, "none"]
+    assert "exit code 3" in events[0]["message"]
+    assert "segmentation failed" in events[2]["message"]
+    assert "KeyError: 'plans'" in events[2]["message"]
+
+
+def test_progress_is_told_at_most_ten_times_a_second_but_each_new_stage_at_once(segment_with, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(worker_module.time, "monotonic", lambda: clock[0])
+
+    def busy(ct, progress) -> SpineSegmentation:
+        for step in range(1000):  # 3 s
+            progress("Network" if step < 500 else "Resampling", np.float32(step / 1000))
+            clock[0] += 0.003
+        return fake_segmenter.dense(ct)
+
+    events = [e for e in segment_with(busy) if e["event"] == "progress"]
+    assert events[0]["stage"] == "Loading the segmenter"
+    assert len(events) - 1 == pytest.approx(30, abs=2)
+    (first,) = [e for e in events if e["fraction"] == 0.5]
+    assert first["stage"] == "Resampling"
+
+
+def test_weights_are_imported_and_fetched_by_the_store(monkeypatch, tmp_path):
+    from medconv.segmenters import weights_store
+
+    def import_file(source, progress, weights_folder=""):
+        progress("Importing weights", 0.5)
+        assert (source, weights_folder) == ("/a.zip", "/weights")
+        return ("Dataset297", "Dataset292")
+
+    def fetch(quality, progress, weights_folder=""):
+        assert (quality, weights_folder) == ("fast", "")
+        return weights_store.WeightsStatus(Path("/w"), ("Dataset297",), (), (), 1)
+
+    monkeypatch.setattr(weights_store, "import_file", import_file)
+    monkeypatch.setattr(weights_store, "fetch", fetch)
+    fields = {"command": "weights", "id": "1"}
+    events = answers_of(
+        fields | {"action": "import", "quality": "", "file": "/a.zip", "weights_folder": "/weights"},
+        fields | {"action": "fetch", "quality": "fast", "file": "", "weights_folder": ""},
+    )
+    assert events == [
+        {"event": "progress", "id": "1", "stage": "Importing weights", "fraction": 0.5},
+        {"event": "done", "id": "1", "text": "Dataset297, Dataset292"},
+        {"event": "done", "id": "1", "text": "Dataset297"},
+    ]

@@ -10,13 +10,18 @@ import sys
 import tempfile
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from core import fake_segmenter
+from core.worker_driver import events_of, is_running, wait_until
 
-from medconv import pipeline, processes
-from medconv.types import Adjustment
-from medconv.worker_client import Failure, Progress, Result, WorkerClient
+from medconv import pipeline, process_tree, processes, worker_client
+from medconv.segmenter import SegmenterRequest
+from medconv.types import Adjustment, Cancelled, InputRefused, MedConvError, MissingRequirement, UsageError
+from medconv.worker_client import Done, Failure, Progress, Result, Segmented, WorkerClient
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="uses POSIX signals")
 
@@ -58,31 +63,22 @@ def worker_of(temporary, tmp_path_factory):
         worker.close()
 
 
-def events_of(worker, within_s=20.0):
-    """Everything until the analysis has ended."""
-    events, until = [], time.monotonic() + within_s
-    while worker.busy:
-        events += worker.poll()
-        assert time.monotonic() < until, f"no end within {within_s} s, only {events}"
-        time.sleep(0.01)
-    return events
+@pytest.fixture
+def segmenting(temporary):
+    """Make a client of the real worker process whose segmenter behaves as told (see fake_segmenter)."""
+    made = []
+
+    def make(*behaviour: object, **options: float) -> WorkerClient:
+        command = [sys.executable, fake_segmenter.__file__, *map(str, behaviour)]
+        made.append(WorkerClient(command, **options))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.close()
 
 
-def wait_until(condition, within_s=5.0):
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def is_running(process_id: int) -> bool:
-    """False as well for a zombie that its parent has not collected yet."""
-    try:
-        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
+DEMONSTRATION = SegmenterRequest("demonstration")
 
 ANSWER = """
 say(event="progress", id=job, stage="Measuring", fraction=0.25)
@@ -291,6 +287,285 @@ def test_in_slicer_the_worker_runs_on_pythonslicer_and_never_on_the_application(
     launcher = tmp_path / ("PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer")
     launcher.touch(mode=0o755)
     assert processes.python_executable() == str(launcher)
+
+
+def test_a_segmentation_arrives_on_the_cts_grid_and_nothing_of_the_ct_stays(segmenting, vertebra, temporary):
+    worker = segmenting("steady")
+    for _ in range(2):
+        worker.segment(vertebra.ct, DEMONSTRATION)
+        first, *events, last = events_of(worker)
+        assert first == Progress("Handing over the CT", 0.0)
+        assert Progress("Step 10", 0.5) in events
+        assert isinstance(last, Segmented)
+        assert np.array_equal(last.segmentation.labels_zyx, (vertebra.ct.array_zyx > 300) * 31)
+        assert last.segmentation.ct_geometry == vertebra.ct.geometry
+        assert sorted(path.name for path in worker.folder.iterdir()) == ["events.jsonl", "log.txt", "tmp"]
+    worker.close()
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_process_is_kept_for_the_next_ct(segmenting, vertebra):
+    worker = segmenting("steady")
+    pids = {worker.segment_and_wait(vertebra.ct, DEMONSTRATION).identity for _ in range(3)}
+    assert pids == {str(worker.process_id)}
+
+
+def test_the_ct_is_handed_over_piece_by_piece_from_poll_and_only_then_the_command_goes(
+    worker_of, vertebra, monkeypatch
+):
+    worker = worker_of('say(event="done", id=job, text=str(os.path.getsize(command["ct"].replace("json", "raw"))))')
+    depth, size = len(vertebra.ct.array_zyx), vertebra.ct.array_zyx.nbytes
+    monkeypatch.setattr(worker_client, "HAND_OVER_BYTES", size // 10)
+    worker.segment(vertebra.ct, DEMONSTRATION)
+    assert list(worker.folder.glob("job-*/*")) == [], "segment itself writes nothing"
+    written = []
+    while not (written and written[-1] == size):
+        assert worker.poll() == [Progress("Handing over the CT", 0.0)]
+        written.append(next(worker.folder.glob("job-*/ct.raw")).stat().st_size)
+    steps = np.diff([0, *written])
+    assert steps.min() > 0
+    assert steps.max() <= size // 10 + size // depth
+    assert events_of(worker) == [Done(str(size))]
+
+
+def test_the_request_arrives_with_paths_that_hold_in_the_process_own_folder(worker_of, vertebra, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    worker = worker_of('say(event="done", id=job, text=json.dumps(command["request"]))')
+    request = SegmenterRequest("nnunet", "fast", "models/a", "map.json", "weights ü", "cpu", True)
+    for label_map, expected in (("map.json", str(tmp_path / "map.json")), ("verse", "verse"), ("", "")):
+        worker.segment(vertebra.ct, replace(request, label_map=label_map))
+        told = json.loads(events_of(worker)[-1].text)
+        assert told == {
+            "kind": "nnunet", "quality": "fast", "folder": str(tmp_path / "models" / "a"), "label_map": expected,
+            "weights_folder": str(tmp_path / "weights ü"), "device": "cpu", "insist": True,
+        }  # fmt: skip
+
+
+def test_weights_are_fetched_and_imported_in_the_process(worker_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    worker = worker_of('say(event="done", id=job, text=json.dumps(command))')
+    worker.fetch_weights("fast")
+    command = json.loads(events_of(worker)[-1].text)
+    assert [command[key] for key in ("command", "action", "quality", "weights_folder")] == [
+        "weights", "fetch", "fast", "",
+    ]  # fmt: skip
+    worker.import_weights(Path("a b.zip"), "weights")
+    command = json.loads(events_of(worker)[-1].text)
+    assert [command[key] for key in ("action", "file", "weights_folder")] == [
+        "import", str(tmp_path / "a b.zip"), str(tmp_path / "weights"),
+    ]  # fmt: skip
+
+
+@posix_only
+@pytest.mark.parametrize("how", ["cancelled", "killed"])
+def test_a_fetch_that_is_ended_leaves_nothing_beside_the_weights(worker_of, tmp_path, how):
+    weights = tmp_path / "weights"
+    (weights / "Dataset297").mkdir(parents=True)
+    worker = worker_of("""
+        os.mkdir(os.path.join(command["weights_folder"], f".medconv-incoming-{os.getpid()}-x"))
+        say(event="progress", id=job, stage="Fetching", fraction=0.5)
+        time.sleep(60)
+    """)
+    worker.fetch_weights("fast", str(weights))
+    wait_until(worker.poll)
+    assert len(list(weights.iterdir())) == 2
+    if how == "cancelled":
+        worker.cancel()
+    else:
+        os.kill(worker.process_id, signal.SIGKILL)
+        events_of(worker)
+    assert [path.name for path in weights.iterdir()] == ["Dataset297"]
+
+
+@posix_only
+def test_a_process_that_the_system_kills_is_explained_as_a_full_memory(segmenting, vertebra):
+    worker = segmenting("endless")
+    worker.segment(vertebra.ct, DEMONSTRATION)
+    wait_until(lambda: Progress("Endless", 0.5) in worker.poll(), within_s=20)
+    os.kill(worker.process_id, signal.SIGKILL)
+    (failure,) = events_of(worker)
+    assert failure.code == "worker_died"
+    assert "signal 9" in failure.message
+    assert "probably because the computer's memory is full" in failure.message
+    assert "Close other programs" in failure.remedy
+
+
+def test_after_its_time_limit_a_job_is_ended_with_its_process(segmenting, vertebra, temporary):
+    worker = segmenting("endless", time_limit_s=2.0)
+    worker.segment(vertebra.ct, DEMONSTRATION)
+    pid = worker.process_id
+    *_, failure = events_of(worker)
+    assert failure.code == "time_limit"
+    assert "segmentation took longer than its time limit (2 seconds)" in failure.message
+    assert "'fast'" in failure.remedy
+    assert not is_running(pid)
+    assert list(temporary.iterdir()) == []
+
+
+def test_an_answer_that_came_in_time_counts_however_late_it_is_looked_at(segmenting, vertebra, monkeypatch):
+    worker = segmenting("steady")
+    worker.segment(vertebra.ct, DEMONSTRATION)
+    assert worker.poll() == [Progress("Handing over the CT", 0.0)]
+    wait_until(lambda: b'"segmented"' in (worker.folder / "events.jsonl").read_bytes(), within_s=20)
+    later = time.monotonic() + 24 * 3600
+    monkeypatch.setattr(worker_client.time, "monotonic", lambda: later)
+    assert isinstance(worker.poll()[-1], Segmented)
+
+
+def test_a_fetch_of_weights_has_hours(worker_of, monkeypatch):
+    worker = worker_of("time.sleep(60)")
+    worker.fetch_weights("fast")
+    later = time.monotonic() + 3.9 * 3600
+    monkeypatch.setattr(worker_client.time, "monotonic", lambda: later)
+    assert worker.poll() == []
+    later += 0.2 * 3600
+    (failure,) = worker.poll()
+    assert failure.code == "time_limit"
+    assert "240 minutes" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "kind"),
+    [("leaving", "internal_error", MedConvError), ("greedy", "out_of_memory", MissingRequirement)],
+)
+def test_waiting_raises_what_went_wrong(segmenting, vertebra, behaviour, code, kind):
+    worker = segmenting(behaviour)
+    with pytest.raises(MedConvError) as raised:
+        worker.segment_and_wait(vertebra.ct, DEMONSTRATION)
+    assert type(raised.value) is kind
+    assert raised.value.code == code
+    assert not worker.busy
+
+
+def test_an_error_keeps_its_kind_and_its_details_on_the_way(worker_of, vertebra):
+    worker = worker_of("""
+        say(event="error", id=job, code="c", message="M.", remedy="R.", details="D.", exit_code=int(job) + 1)
+    """)
+    for kind in (UsageError, InputRefused, MissingRequirement):
+        with pytest.raises(kind, match=r"M\. R\. D\.") as raised:
+            worker.segment_and_wait(vertebra.ct, DEMONSTRATION)
+        assert raised.value.code == "c"
+    assert isinstance(Failure.of(Cancelled()).error(), Cancelled)
+
+
+def test_ctrl_c_while_waiting_ends_the_process_and_leaves_no_file(segmenting, vertebra, temporary):
+    worker, told = segmenting("endless"), []
+
+    def interrupted(stage, fraction):
+        told.append((stage, worker.process_id))
+        if stage == "Endless":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worker.segment_and_wait(vertebra.ct, DEMONSTRATION, interrupted)
+    assert [stage for stage, _ in told] == ["Handing over the CT", "Loading the segmenter", "Endless"]
+    assert not is_running(told[0][1])
+    assert not worker.busy
+    assert list(temporary.iterdir()) == []
+
+
+def test_waiting_without_a_job_is_a_mistake(worker_of):
+    with pytest.raises(RuntimeError):
+        worker_of(ANSWER).wait()
+
+
+def test_no_second_job_of_any_kind_while_one_is_under_way(worker_of, vertebra, case):
+    worker = worker_of("time.sleep(30)")
+    worker.segment(vertebra.ct, DEMONSTRATION)
+    for start in (
+        lambda: worker.segment(vertebra.ct, DEMONSTRATION),
+        lambda: worker.analyse(case),
+        lambda: worker.fetch_weights("fast"),
+    ):
+        with pytest.raises(RuntimeError, match="segmentation is under way"):
+            start()
+
+
+def test_a_damaged_answer_is_a_failure_and_the_next_job_works(worker_of, vertebra):
+    worker = worker_of("""
+        file = command["ct"].replace("ct.json", "segmentation.npz")
+        open(file, "wb").write(b"PK damaged")
+        say(event="segmented", id=job, file=file if job == "1" else file + ".gone")
+    """)
+    for _ in range(2):
+        worker.segment(vertebra.ct, DEMONSTRATION)
+        assert events_of(worker)[-1].code == "internal_error"
+
+
+def test_a_folder_that_vanishes_during_the_hand_over_is_a_failure_and_the_next_job_works(segmenting, vertebra):
+    worker = segmenting("steady")
+    worker.segment(vertebra.ct, DEMONSTRATION)
+    next(worker.folder.glob("job-*")).rmdir()
+    (failure,) = worker.poll()
+    assert failure.code == "worker_not_started"
+    worker.segment(vertebra.ct, DEMONSTRATION)
+    assert isinstance(events_of(worker)[-1], Segmented)
+
+
+def test_a_case_that_can_not_be_written_leaves_the_client_ready(worker_of, case, monkeypatch):
+    worker = worker_of(ANSWER)
+
+    def failing(path, _):
+        path.write_bytes(b"half a case")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_client, "save_case", failing)
+        with pytest.raises(OSError, match="No space"):
+            worker.analyse(case)
+    assert not worker.busy
+    assert list(worker.folder.glob("job-*")) == []
+    worker.analyse(case)
+    assert isinstance(events_of(worker)[-1], Result)
+
+
+@pytest.mark.parametrize("name", ["with spaces", "Ordner für Täglich", "日本"])
+def test_any_name_of_the_folder_for_temporary_files_works(segmenting, vertebra, tmp_path, monkeypatch, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    pids_file = tmp_path / "pids"
+    worker = segmenting("family", pids_file)
+    found = worker.segment_and_wait(vertebra.ct, DEMONSTRATION)
+    assert np.count_nonzero(found.labels_zyx) == np.count_nonzero(vertebra.ct.array_zyx > 300)
+    pids = [int(pid) for pid in pids_file.read_text().split()]
+    assert all(map(is_running, pids))
+    worker.close()
+    assert not any(map(is_running, pids))
+    assert list(folder.iterdir()) == []
+
+
+@posix_only
+@pytest.mark.parametrize("listed_by", ["proc", "ps"])
+def test_the_tree_is_found_and_ended_with_what_left_its_group(tmp_path, monkeypatch, listed_by):
+    """`ps`, as on macOS, does not see the environment, so an orphan in a session of its own is found by proc alone."""
+    if listed_by == "ps":
+        monkeypatch.setattr(process_tree, "PROC", tmp_path)
+    elif not Path("/proc/self/stat").is_file():
+        pytest.skip("no /proc on this system")
+    script = f"""
+import sys, time
+sys.path[:0] = {sys.path!r}
+from core.fake_segmenter import start_children
+print(*start_children(), flush=True)
+time.sleep(60)
+"""
+    folder = tmp_path / "private"
+    environment = os.environ | {process_tree.FOLDER_VARIABLE: str(folder)}
+    stranger = subprocess.Popen([sys.executable, "-c", fake_segmenter.DEAF], start_new_session=True)
+    command = [sys.executable, "-c", script]
+    root = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, **processes.own_group())
+    with root, stranger:
+        child, own_session, orphan = (int(pid) for pid in root.stdout.readline().split())
+        expected = {root.pid, child, own_session} | ({orphan} if listed_by == "proc" else set())
+        assert process_tree.members(root.pid, folder) == expected
+        assert process_tree.members(root.pid, None) == expected - {orphan}
+        process_tree.kill(root.pid, folder, 2.0)
+        assert [is_running(pid) for pid in (root.pid, child, own_session)] == [False, False, False]
+        assert is_running(stranger.pid)
+        stranger.kill()
+        if is_running(orphan):
+            os.kill(orphan, signal.SIGKILL)
 
 
 def test_the_real_worker_answers_and_its_document_follows_the_schema(case, only_untrained, temporary):

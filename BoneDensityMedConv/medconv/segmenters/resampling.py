@@ -54,9 +54,11 @@ def canonical_block(ct: CTVolume, start_xyz: Index3, size_xyz: Index3, spacing_m
     columns, rows, slices = (_Samples.along(int(n), int(m)) for n, m in zip(size, new_size, strict=True))
     result = np.empty(tuple(new_size[::-1]), np.int16)
     for first in range(0, len(result), SLAB):
-        slab = slices.part(first, first + SLAB).take(view, 0)
-        slab = columns.take(rows.take(slab, 1), 2)
-        result[first : first + SLAB] = np.trunc(np.clip(np.nan_to_num(slab, nan=AIR_HU), *INT16_RANGE))
+        part = slices.part(first, first + SLAB)
+        bottom = int(part.low[0])
+        slab = _finite(view[bottom : int(part.high[-1]) + 1])
+        slab = columns.take(rows.take(part.take(slab, 0, bottom), 1), 2)
+        result[first : first + SLAB] = np.trunc(slab)
     steps = np.where(new_size > 1, spacing * (size - 1) / np.maximum(new_size - 1, 1), (x_mm, y_mm, z_mm))
     x, y, z = (float(v) for v in steps)
     geometry = replace(grid, size_xyz=index3(new_size), spacing_mm_xyz=(x, y, z))
@@ -118,16 +120,25 @@ class _Samples:
     def part(self, first: int, stop: int) -> _Samples:
         return _Samples(self.low[first:stop], self.high[first:stop], self.weight[first:stop])
 
-    def take(self, array: NDArray[Any], axis: int) -> NDArray[np.float32]:
-        """The array's values at these places."""
+    def take(self, array: NDArray[Any], axis: int, offset: int = 0) -> NDArray[np.float32]:
+        """The values of `array` at these places; its first voxel along the axis is number `offset`."""
+        before = (slice(None),) * axis
         shape = [1, 1, 1]
         shape[axis] = -1
-        below = array.take(self.low, axis).astype(np.float32, copy=False)
-        above = array.take(self.high, axis).astype(np.float32, copy=False)
+        # Not ndarray.take: of a flipped view it would first copy all.
+        below = array[(*before, self.low - offset)].astype(np.float32, copy=False)
+        above = array[(*before, self.high - offset)].astype(np.float32, copy=False)
         above -= below
         above *= self.weight.reshape(shape)
         above += below
         return above
+
+
+def _finite(array: NDArray[Any]) -> NDArray[Any]:
+    """Floating-point HU within int16, with air for what is no number; whole numbers as they are."""
+    if array.dtype.kind != "f":
+        return array
+    return np.clip(np.nan_to_num(array, nan=AIR_HU, posinf=AIR_HU, neginf=AIR_HU), *INT16_RANGE)
 
 
 def _target_box(

@@ -15,6 +15,7 @@ from scripts.console import SetupError, complain, say
 from scripts.environment import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
+EVERYTHING = ("core", "browser", "segment", "dev")
 CHECKS = (
     ("lint", ["-m", "ruff", "check", "."]),
     ("format", ["-m", "ruff", "format", "--check", "."]),
@@ -82,7 +83,7 @@ def prepare(*sets: str) -> Environment:
 
 def run_setup(_options: argparse.Namespace, _extra: list[str]) -> int:
     started = time.monotonic()
-    environment = prepare("core", "browser", "dev")
+    environment = prepare(*EVERYTHING)
     say(f"Ready: {environment.python} (torch {environment.stamp['torch']}, {time.monotonic() - started:.1f} s).")
     return 0
 
@@ -92,7 +93,7 @@ def run_setup(_options: argparse.Namespace, _extra: list[str]) -> int:
 
 def run_test(_options: argparse.Namespace, extra: list[str]) -> int:
     """Lint, format, types, then pytest. pytest's summary is the last line; failed checks are named before it."""
-    environment = prepare("core", "browser", "dev")
+    environment = prepare(*EVERYTHING)
     system_packages.ensure_for_tests()
     failed = []
     for name, command in CHECKS:
@@ -129,7 +130,7 @@ def run_demo(options: argparse.Namespace, _extra: list[str]) -> int:
     for path in (options.ct, options.mask):
         if path is not None and not path.exists():
             raise SetupError(f"{path} does not exist.", "Check the path.", 2)
-    environment = prepare(*(("core",) if options.headless else ("core", "browser")))
+    environment = prepare(*(("core", "segment") if options.headless else ("core", "browser", "segment")))
     ct, mask, label = own if options.ct else sample(environment)
     case = ["--mask", str(Path(mask).resolve()), "--label", str(label)]
     if options.headless:

@@ -19,14 +19,17 @@ from typing import Any
 
 from scripts import torch_build
 from scripts.console import SetupError, say
-from scripts.locks import digest, normalized, read_pins
+from scripts.locks import digest, normalized, read_own_version, read_pins
 from scripts.pip_step import PipFailure, pip
 
 SETS = {
     "core": "the core",
     "browser": "the browser panel",
+    "segment": "the automatic segmentation",
     "dev": "the test tools",
 }
+# Packages of a set that lie in requirements/ themselves: name → folder.
+OWN_PACKAGES = {"segment": {"torchvision": "torchvision_stand_in"}}
 PROJECT = "bonedensity-medconv"
 SUPPORTED = ((3, 11), (3, 12))
 
@@ -167,9 +170,14 @@ class Environment:
 
     def pins(self, name: str) -> dict[str, str]:
         try:
-            return read_pins(self.lock(name))
+            pins = read_pins(self.lock(name))
+            own = {package: read_own_version(folder) for package, folder in self.own_packages(name).items()}
+            return pins | own
         except (OSError, ValueError) as error:
             raise SetupError(f"a lock file can't be read: {error}", "Restore requirements/ from git.") from error
+
+    def own_packages(self, name: str) -> dict[str, Path]:
+        return {package: self.root / "requirements" / folder for package, folder in OWN_PACKAGES.get(name, {}).items()}
 
     def has_torch(self, installed: dict[str, str], cuda: bool) -> bool:
         there = installed.get("torch")
@@ -191,8 +199,13 @@ class Environment:
         pins = self.pins(name)
         say(f"Installing {SETS[name]} ({len(pins)} packages) ...")
         self.record(name, None)
+        arguments = ["install", "--no-deps"]
+        if name != "core":
+            # A few packages come as source; the core has brought what builds them, in a version that is pinned.
+            arguments.append("--no-build-isolation")
+        arguments += ["-r", str(self.lock(name)), *map(str, self.own_packages(name).values())]
         try:
-            self.pip(["install", "--no-deps", "-r", str(self.lock(name))], f"Installing {SETS[name]}")
+            self.pip(arguments, f"Installing {SETS[name]}")
         except PipFailure as failure:
             if failure.missing and name == "browser":
                 failure.remedy = f"Without the panel: python3 run.py demo --headless DIR works here. {failure.remedy}"

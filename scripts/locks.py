@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 LINE = re.compile(
@@ -33,6 +34,15 @@ def read_pins(lock: Path, platform: str = sys.platform) -> dict[str, str]:
         if match["platform"] in (None, platform):
             pins[normalized(match["name"])] = match["version"]
     return pins
+
+
+def read_own_version(folder: Path) -> str:
+    """The version of a package of the project's own. Raises OSError or ValueError if its pyproject.toml can't be read."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    try:
+        return str(project["project"]["version"])
+    except KeyError as error:
+        raise ValueError(f"{folder.name}/pyproject.toml has no {error}") from error
 
 
 def digest(*files: Path) -> str:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from BoneDensityMedConvLib import fingerprint as fingerprints
-from BoneDensityMedConvLib import scene, segmenter_choice, segments, slice_views, terminology
+from BoneDensityMedConvLib import (
+    level_choice,
+    scene,
+    segmenter_choice,
+    segments,
+    slice_views,
+    spine_segments,
+    terminology,
+)
 from medconv import l1_mask
 from medconv.types import CTVolume, InputRefused, L1Mask, QualityNote, Severity
 
@@ -54,13 +62,19 @@ def what_is_missing(chosen: Any) -> str:
     if segment is None:
         return "Choose the segment of L1."
     level = terminology.level_of(segment)
-    if level.is_other:
+    if level.is_other and not _is_decided(chosen, segment):
         stated = "is tagged as" if level.stated_by == "tag" else "is named like"
         return (
             f"The segment '{segment.GetName()}' {stated} vertebra {level.name}, not L1. Choose the segment of L1, "
             f"or correct its {'terminology' if level.stated_by == 'tag' else 'name'} if it is L1."
         )
     return ""
+
+
+def _is_decided(chosen: Any, segment: Any) -> bool:
+    """True if the reader said that this segment is to be measured, whatever it is called."""
+    levels = level_choice.kept(chosen)
+    return levels is not None and levels.decided and levels.target == spine_segments.found_as(segment)
 
 
 def level_notes(chosen: Any) -> list[QualityNote]:

@@ -1,37 +1,36 @@
-"""What a panel shows and does: actions and `view_model()`, see docs/decisions/0002. No Qt, no trame."""
+"""What a panel shows and does: actions and `view_model()`, see docs/decisions/0002 and 0004. No Qt, no trame."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import slicer
-import vtk
-
 from BoneDensityMedConvLib import (
     adjustment_choice,
+    comparison,
     inputs,
-    parameters,
-    scene,
+    level_choice,
+    level_view,
     segmenter_choice,
+    segmenter_weights,
     slice_views,
     stored_result,
     view_model,
 )
-from BoneDensityMedConvLib.analysis_run import AnalysisRun, Finished
-from medconv.worker_client import WorkerClient
+from BoneDensityMedConvLib.adjustment_actions import AdjustmentActions
+from BoneDensityMedConvLib.case_flow import CaseFlow
+from BoneDensityMedConvLib.comparison_run import ComparisonRun
 from BoneDensityMedConvLib.model_choice import ModelChoice
-from BoneDensityMedConvLib.observation import Observations, content_events
+from BoneDensityMedConvLib.panel_state import PanelState
+from BoneDensityMedConvLib.work import Work
 from medconv import RESEARCH_USE_ONLY, pipeline
-from medconv.config import ModelCard
 from medconv.segmenter import EXISTING, QUALITIES
-from medconv.types import Adjustment, Cancelled, InputRefused, MedConvError, UsageError
+from medconv.types import Cancelled, InputRefused
+from medconv.worker_client import WorkerClient
 
-STALE_RESULT = "The CT or the segment has changed since the last analysis, so its result was removed."
 
-
-class Presenter:
-    """Drives one analysis on one parameter node.
+class Presenter(AdjustmentActions):
+    """Drives one case on one parameter node.
 
     parameter_node: a `vtkMRMLScriptedModuleNode`, or what `parameters.wrap` makes of it.
     on_change: called without arguments whenever `view_model()` may have changed; so is every `observe`d callable.
@@ -46,161 +45,155 @@ class Presenter:
         worker: Any = None,
         slice_logics: Callable[[], list[Any]] = slice_views.slicer_slice_logics,
     ) -> None:
-        self._observers: list[Callable[[], None]] = [on_change] if on_change else []
-        self._run = AnalysisRun(worker if worker is not None else WorkerClient())
-        self._slice_logics = slice_logics
-        self._on_node, self._on_content = Observations(), Observations()
-        self._observed: tuple[Any, Any] = (None, None)
-        self._writing = False
-        self._message: dict[str, str] | None = None
+        self._work = Work(worker if worker is not None else WorkerClient())
+        self._state = PanelState(self._work.stop)
+        self._work.failed = self._state.say_error
+        self._flow = CaseFlow(self._state, self._work, slice_logics)
+        self._comparison = ComparisonRun(self._state, self._work, slice_logics)
         self._models = ModelChoice()
-        self.parameters: Any = None
+        if on_change:
+            self._state.observe(on_change)
         self.set_parameter_node(parameter_node)
 
     # Life
 
+    @property
+    def parameters(self) -> Any:
+        """The typed parameter node."""
+        return self._state.parameters
+
     def observe(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever `view_model()` may have changed, until `close`."""
-        self._observers.append(callback)
+        self._state.observe(callback)
 
     def set_parameter_node(self, parameter_node: Any) -> None:
         """Work on another node from now on; for the node of a scene that was just closed or loaded."""
-        wrapped = parameters.wrap(parameter_node)
-        if self.parameters is None or wrapped.parameterNode is not self._node:
-            self._run.stop()
-            self._on_node.remove()
-            self.parameters = wrapped
-            self._on_node.add(self._node, [vtk.vtkCommand.ModifiedEvent], self._modified)
-            opened, events = self._node.GetScene(), slicer.vtkMRMLScene
-            changes = [events.NodeRemovedEvent, events.EndImportEvent, events.EndCloseEvent]
-            self._on_node.add(opened, changes, self._scene_changed)
-            self._on_node.add(opened, [events.StartCloseEvent], self._run.stop)
-            self._message = None
         self._models.forget()
-        self._look_again()
+        self._state.set_node(parameter_node)
 
     def close(self) -> None:
         """End the worker and remove every observer."""
-        self._observers.clear()
-        self._on_node.remove()
-        self._on_content.remove()
-        self._observed = (None, None)
-        self._run.close()
+        self._state.close()
+        self._work.close()
 
     # Choices
 
     def set_ct(self, node: Any) -> None:
         """Choose the CT: a `vtkMRMLScalarVolumeNode`, or None."""
         if node is not self.parameters.ct:
-            self._message = None
-            self._write(ct=node)
+            self._state.message = None
+            self._state.write(ct=node)
 
     def set_segmentation(self, node: Any, segment_id: str | None = None) -> None:
         """Choose the segmentation and its segment of L1; without an id, the segment tagged or named L1 if any."""
         segment_id = inputs.find_l1(node) if segment_id is None else segment_id
         if node is not self.parameters.segmentation or segment_id != self.parameters.segmentId:
-            self._message = None
+            self._state.message = None
             # A person who points at a segment wants that one measured.
-            source = {"segmenter": EXISTING} if segment_id else {}
-            self._write(segmentation=node, segmentId=segment_id, **source)
+            source = EXISTING if segment_id else self.parameters.segmenter
+            self._state.write(segmentation=node, segmentId=segment_id, segmenter=source)
 
     def set_segmenter(self, segmenter: str) -> None:
         """Choose where the mask of L1 comes from, by an id of `view_model()["segmenters"]`."""
         if segmenter in segmenter_choice.LABELS:
-            self._write(segmenter=segmenter)
+            self._choose(segmenter=segmenter)
 
     def set_quality(self, quality: str) -> None:
         """Choose TotalSegmentator's quality, by an id of the view model's qualities."""
         if quality in QUALITIES:
-            self._write(quality=quality)
+            self._choose(quality=quality)
 
     def set_nnunet_folder(self, folder: str) -> None:
         """Choose the nnU-Net v2 model folder."""
-        self._write(nnunetFolder=str(folder))
+        self._choose(nnunetFolder=str(folder))
 
     def set_nnunet_label_map(self, label_map: str) -> None:
         """Choose which numbers the nnU-Net model gives: an id of the view model's label maps, or a JSON file."""
-        self._write(nnunetLabelMap=str(label_map))
+        self._choose(nnunetLabelMap=str(label_map))
 
     def set_insist(self, insist: bool) -> None:
         """Run the demonstration network on a CT that does not look simulated."""
-        self._write(insist=bool(insist))
+        self._choose(insist=bool(insist))
 
     # Work
 
     def analyse(self) -> None:
-        """Judge the CT and the mask now, and start the network in the worker; `poll()` brings it forward."""
-        if self._run.busy:
-            return
-        self._message = None
+        """Go as far as possible: segment if need be, check the level, analyse; `poll()` brings it forward."""
         self._models.forget()
-        hint = self._hint()
-        if hint:
-            self._say("error", "The analysis can't start yet.", hint)
-        else:
-            try:
-                mask = self._run.start(self.parameters)
-                inputs.tag_if_named_l1(self.parameters)
-                inputs.show(self.parameters, mask, self._slice_logics())
-            except MedConvError as error:
-                self._say("error", error.message, error.remedy)
-        self._notify()
+        self._begin(self._flow.start, needs=self._hint)
 
     def cancel(self) -> None:
-        """Stop the analysis; an earlier result stays as it is."""
-        if self._run.busy:
-            self._run.stop()
+        """Stop the work; an earlier result stays as it is."""
+        if self._work.busy:
+            self._work.stop()
             cancelled = Cancelled()
-            self._say("info", cancelled.message, cancelled.remedy)
-            self._notify()
+            self._state.say("info", cancelled.message, cancelled.remedy)
+            self._state.notify()
 
     def poll(self) -> bool:
         """Take up what the worker reported; True while there is more to come."""
-        changed, outcome = self._run.poll()
-        if isinstance(outcome, MedConvError):
-            self._say("error", outcome.message, outcome.remedy)
-        elif outcome is not None:
-            self._take(outcome)
-        if changed:
-            self._notify()
-        return self._run.busy
+        if self._work.poll():
+            self._state.notify()
+        return self._work.busy
 
-    # Adjustment
+    # The level
 
-    def set_method(self, method: str) -> None:
-        """Choose the post-hoc adjustment, by an id of the view model's methods."""
-        self._adjust(lambda card: adjustment_choice.with_method(self.parameters, card, method))
+    def confirm_level(self) -> None:
+        """The outlined vertebra is L1, says the reader; the analysis follows at once."""
+        self._decide(lambda levels: levels.confirmed())
 
-    def set_tau1(self, tau1: float) -> None:
-        """Move tau1, where the method lets it move."""
-        self._adjust(lambda card: adjustment_choice.with_tau1(self.parameters, card, tau1))
+    def shift_level(self, steps: int) -> None:
+        """The vertebra above (+1) or below (-1) is L1, says the reader; the analysis follows at once."""
+        self._decide(lambda levels: levels.shifted(steps))
 
-    def set_tau2(self, tau2: float) -> None:
-        """Move tau2."""
-        self._adjust(lambda card: adjustment_choice.with_tau2(self.parameters, card, tau2))
+    def use_instead(self, level: str) -> None:
+        """Measure T12 or L2 in L1's place; the same once more goes back to L1. The analysis follows at once."""
+        if level in level_choice.STAND_INS:
+            self._decide(lambda levels: levels.with_instead(level))
 
-    def reset_adjustment(self) -> None:
-        """Back to the weights' own method and taus."""
-        self._adjust(lambda card: card.default_adjustment)
+    # Comparison
+
+    def compare_with(self, choice: str) -> None:
+        """Compare with a second segmentation of the same CT, by an id of the view model's `compare_choices`."""
+        self._begin(lambda: self._comparison.start(choice), needs=self._compare_hint)
+
+    def clear_comparison(self) -> None:
+        """Back to the chosen segmentation alone."""
+        if not self._work.busy:
+            self._comparison.clear()
+            self._state.notify()
+
+    # Weights of TotalSegmentator; the panel has asked before
+
+    def fetch_weights(self) -> None:
+        """Fetch the weights that the chosen quality needs."""
+        self._begin(lambda: segmenter_weights.fetch(self._state, self._work))
+
+    def import_weights(self, path: str) -> None:
+        """Import weights from a file or folder."""
+        self._begin(lambda: segmenter_weights.import_file(self._state, self._work, str(path)))
+
+    def remove_weights(self) -> None:
+        """Remove all weights that are used here."""
+        self._begin(lambda: segmenter_weights.remove(self._state))
 
     # Views
 
     def center_on_l1(self) -> None:
-        """Show L1 in the three planes: CT in a bone window, outline and light fill, centred."""
+        """Show what is measured in the three planes: CT in a bone window, outlines, names, centred."""
         try:
-            _, mask = inputs.read(self.parameters)
+            self._flow.show()
         except InputRefused as error:
-            self._say("warning", error.message, error.remedy)
-            self._notify()
-            return
-        inputs.show(self.parameters, mask, self._slice_logics())
+            self._state.say_error(error, "warning")
+            self._state.notify()
 
     def view_model(self) -> dict[str, Any]:
-        """All that a panel shows; keys as in docs/decisions/0002."""
-        chosen, run = self.parameters, self._run
+        """All that a panel shows; keys as in docs/decisions/0002 and 0004."""
+        chosen, work = self.parameters, self._work
         card = self._models.in_use(chosen)
         adjustment = adjustment_choice.current(chosen, card) if card else None
         hint = self._hint()
+        choices = comparison.choices(chosen)
         return {
             "research_use": RESEARCH_USE_ONLY,
             "demonstration": pipeline.SIMULATED_NOTE if card and card.simulated_only else "",
@@ -208,103 +201,50 @@ class Presenter:
             "segmenters": segmenter_choice.list_view(),
             "segmenter": chosen.segmenter,
             "segmenter_options": segmenter_choice.options_view(chosen),
-            "segmenter_weights": None,
+            "segmenter_weights": segmenter_weights.view(chosen),
             "ct_name": inputs.ct_name(chosen),
             "segment_name": inputs.segment_name(chosen),
-            "can_analyse": not run.busy and not hint,
+            "can_analyse": not work.busy and not hint,
             "hint": hint,
-            "busy": run.busy,
-            "stage": run.stage if run.busy else "",
-            "fraction": run.fraction if run.busy else 0.0,
-            "message": self._message,
+            "busy": work.busy,
+            "stage": work.stage if work.busy else "",
+            "fraction": work.fraction if work.busy else 0.0,
+            "message": self._state.message,
+            "levels": level_view.view(level_choice.kept(chosen), work.busy),
             "adjustment": view_model.adjustment_view(adjustment, card),
             "result": stored_result.view(chosen, adjustment),
-            "levels": None,
-            "comparison": None,
-            "compare_choices": [],
-            "can_compare": False,
+            "comparison": comparison.view(chosen),
+            "compare_choices": choices,
+            "can_compare": not work.busy and not self._compare_hint() and any(c["available"] for c in choices),
         }
 
     # Inside
 
-    @property
-    def _node(self) -> Any:
-        return self.parameters.parameterNode
+    def _choose(self, **values: Any) -> None:
+        """Write a choice, if it is one."""
+        if any(getattr(self.parameters, name) != value for name, value in values.items()):
+            self._state.message = None
+            self._state.write(**values)
 
-    def _take(self, finished: Finished) -> None:
-        chosen = self.parameters
-        refusal = finished.document.get("refusal")
-        if refusal:
-            self._say("error", refusal["message"], refusal["remedy"])
-        elif not inputs.still_same(chosen, finished.fingerprint):
-            self._say("warning", "The CT or the segment changed while the analysis ran.", "Analyse again.")
+    def _begin(self, action: Callable[[], None], needs: Callable[[], str] = lambda: "") -> None:
+        """Start work unless there is some; what is missing or goes wrong is told."""
+        if self._work.busy:
+            return
+        self._state.message = None
+        missing = needs()
+        if missing:
+            self._state.say("error", "That can't start yet.", missing)
         else:
-            kept = stored_result.fields(chosen, finished.document, finished.card, finished.fingerprint)
-            if chosen.adjustmentIsDefault:
-                kept |= adjustment_choice.fields(finished.card.default_adjustment, finished.card)
-            self._write(**kept)
+            with self._state.telling():
+                action()
+        self._state.notify()
+
+    def _decide(self, change: Callable[[level_choice.Levels], level_choice.Levels]) -> None:
+        self._begin(lambda: self._flow.decide(change))
 
     def _hint(self) -> str:
         """What is missing before Analyse may be pressed, or ""."""
         return inputs.what_is_missing(self.parameters) or self._models.problem(self.parameters)
 
-    def _adjust(self, choose: Callable[[ModelCard], Adjustment]) -> None:
-        card = self._models.in_use(self.parameters)
-        if card is None:
-            return
-        try:
-            wanted = choose(card)
-            if wanted != adjustment_choice.current(self.parameters, card):
-                self._message = None
-                self._write(look=False, **adjustment_choice.fields(wanted, card))
-        except UsageError as error:
-            self._say("warning", error.message, error.remedy)
-            self._notify()
-
-    def _write(self, look: bool = True, **values: Any) -> None:
-        """Write fields as one change; `look` checks whether the result still belongs to the inputs."""
-        self._writing = True
-        was_modifying = self._node.StartModify()
-        try:
-            for name, value in values.items():
-                setattr(self.parameters, name, value)
-        finally:
-            self._node.EndModify(was_modifying)
-            self._writing = False
-        if look:
-            self._look_again()
-        else:
-            self._notify()
-
-    def _look_again(self) -> None:
-        """Watch the chosen nodes, drop a result that is not theirs, and tell the panel."""
-        chosen = self.parameters
-        now = (chosen.ct, chosen.segmentation)
-        if now != self._observed:
-            self._on_content.remove()
-            for node in now:
-                self._on_content.add(node, content_events(node), self._modified)
-            self._observed = now
-        if stored_result.is_stale(chosen):
-            self._say("info", STALE_RESULT, "Analyse again.")
-            self._write(look=False, **stored_result.NOTHING)
-        else:
-            self._notify()
-
-    def _modified(self) -> None:
-        if not self._writing and not scene.is_changing(self._node.GetScene()):
-            self._look_again()
-
-    def _scene_changed(self) -> None:
-        if self._node.GetScene() is None:
-            # The node was removed: an unattached one serves until the panel brings the new scene's.
-            self.set_parameter_node(slicer.vtkMRMLScriptedModuleNode())
-        elif not scene.is_changing(self._node.GetScene()):
-            self._look_again()
-
-    def _say(self, severity: str, text: str, remedy: str) -> None:
-        self._message = {"severity": severity, "text": text, "remedy": remedy}
-
-    def _notify(self) -> None:
-        for callback in tuple(self._observers):
-            callback()
+    def _compare_hint(self) -> str:
+        return comparison.what_is_missing(self.parameters)

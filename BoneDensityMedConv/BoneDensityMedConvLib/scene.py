@@ -89,6 +89,12 @@ def ct_to_world(node: Any) -> FloatArray:
     return world_matrix(node) @ matrix_of(node.GetIJKToRASMatrix)
 
 
+def geometry_in(node: Any, ct_node: Any) -> ImageGeometry:
+    """The CT's grid as it lies in another node's own frame (before that node's parent transform)."""
+    size = ct_node.GetImageData().GetDimensions()
+    return _geometry(np.linalg.inv(world_matrix(node)) @ ct_to_world(ct_node), size)
+
+
 def world_matrix(node: Any) -> FloatArray:
     """The node's parent transform to the world, shape (4, 4). Raises InputRefused if it is not linear."""
     transform = node.GetParentTransformNode()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from BoneDensityMedConvLib import segmenter_weights
+from medconv import level_report
 from medconv.segmenter import (
     DEMONSTRATION,
     EXISTING,
@@ -20,6 +22,7 @@ LABELS: Mapping[str, str] = {
     NNUNET: "Automatic (an nnU-Net v2 model of your own)",
     DEMONSTRATION: "Demonstration (simulated CT only)",
 }
+NAMES: Mapping[str, str] = level_report.SEGMENTER_NAMES
 QUALITIES: tuple[Mapping[str, str], ...] = (
     {
         "id": "full",
@@ -48,9 +51,9 @@ def is_automatic(chosen: Any) -> bool:
     return bool(chosen.segmenter != EXISTING)
 
 
-def request(chosen: Any) -> SegmenterRequest:
-    """What the worker is asked for. Raises UsageError if a choice is missing."""
-    kind = chosen.segmenter
+def request(chosen: Any, kind: str = "") -> SegmenterRequest:
+    """What the worker is asked for, by default of the chosen source. Raises UsageError if a choice is missing."""
+    kind = kind or chosen.segmenter
     return SegmenterRequest(
         kind,
         quality=chosen.quality if kind == TOTALSEGMENTATOR else "full",
@@ -61,12 +64,15 @@ def request(chosen: Any) -> SegmenterRequest:
     )
 
 
-def what_is_missing(chosen: Any) -> str:
-    """What the chosen source still needs from the person, as a sentence; "" if nothing."""
-    if chosen.segmenter == NNUNET and not chosen.nnunetFolder:
+def what_is_missing(chosen: Any, kind: str = "") -> str:
+    """What a source (by default the chosen one) still needs from the person, as a sentence; "" if nothing."""
+    kind = kind or chosen.segmenter
+    if kind == NNUNET and not chosen.nnunetFolder:
         return "Choose the folder of the nnU-Net v2 model."
-    if chosen.segmenter == NNUNET and not Path(chosen.nnunetFolder).is_dir():
+    if kind == NNUNET and not Path(chosen.nnunetFolder).is_dir():
         return "The folder of the nnU-Net v2 model is not there; choose it again."
+    if kind == TOTALSEGMENTATOR:
+        return segmenter_weights.what_is_missing(chosen.quality)
     return ""
 
 

@@ -15,6 +15,7 @@ from BoneDensityMedConvLib.acquisition import keep_acquisition
 from BoneDensityMedConvLib.scene import SIMULATED_ATTRIBUTE, index_to_ras, vtk_matrix
 from medconv.types import CTVolume, L1Mask
 
+LABELMAP = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
 BONE_COLOR = (241 / 255, 214 / 255, 145 / 255)  # "bone" in Slicer's generic anatomy colours
 FILL_OPACITY_2D = 0.25
 OUTLINE_OPACITY_2D = 1.0
@@ -44,26 +45,29 @@ def add_l1(scene: Any, mask: L1Mask, ct_node: Any, name: str = "L1") -> tuple[An
     node = scene.AddNewNodeByClass(
         "vtkMRMLSegmentationNode", scene.GenerateUniqueName(f"{ct_node.GetName()} {name} segmentation")
     )
-    node.CreateDefaultDisplayNodes()
-    node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
-    node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
-    labelmap = _image(slicer.vtkOrientedImageData(), mask.block_zyx.astype(np.uint8), mask.start_xyz)
-    ct_node_matrix = vtk.vtkMatrix4x4()
-    ct_node.GetIJKToRASMatrix(ct_node_matrix)
-    labelmap.SetGeometryFromImageToWorldMatrix(ct_node_matrix)
-
+    labelmap = place_labels(node, mask.block_zyx.astype(np.uint8), mask.start_xyz, ct_node)
     segment = slicer.vtkSegment()
     segment.SetName(name)
     segment.SetColor(*BONE_COLOR)
     terminology.tag_as_l1(segment)
-    representation = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
-    segment.AddRepresentation(representation, labelmap)
-    segmentation = node.GetSegmentation()
-    segmentation.SetSourceRepresentationName(representation)
-    segmentation.AddSegment(segment, name)
-    _place_beside(scene, node, ct_node)
+    segment.AddRepresentation(LABELMAP, labelmap)
+    node.GetSegmentation().AddSegment(segment, name)
+    place_beside(scene, node, ct_node)
     show(node, name)
     return node, name
+
+
+def place_labels(node: Any, labels_zyx: NDArray[np.uint8], start_xyz: tuple[int, int, int], ct_node: Any) -> Any:
+    """Lay an empty segmentation node on the CT; returns the labels as a labelmap for its segments, on CT voxels."""
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
+    node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
+    node.GetSegmentation().SetSourceRepresentationName(LABELMAP)
+    labelmap = _image(slicer.vtkOrientedImageData(), labels_zyx, start_xyz)
+    to_ras = vtk.vtkMatrix4x4()
+    ct_node.GetIJKToRASMatrix(to_ras)
+    labelmap.SetGeometryFromImageToWorldMatrix(to_ras)
+    return labelmap
 
 
 def find_l1(segmentation: Any) -> str:
@@ -114,7 +118,7 @@ def _vtk_type(dtype: Any) -> Any:
     return np.dtype(np.int32) if np.dtype(dtype) in (np.dtype(np.int64), np.dtype(np.uint64)) else np.dtype(dtype)
 
 
-def _place_beside(scene: Any, node: Any, ct_node: Any) -> None:
+def place_beside(scene: Any, node: Any, ct_node: Any) -> None:
     """Put the node under the CT's study in the subject hierarchy, if the scene has one."""
     if scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") is None:
         return

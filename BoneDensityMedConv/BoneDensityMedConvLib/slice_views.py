@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import slicer
 
-from BoneDensityMedConvLib.scene import vector3
+from BoneDensityMedConvLib.scene import matrix_of, vector3
 
 # Width 1800, level 400: the bone window as radiology teaching gives it (for instance Radiopaedia, "Windowing (CT)").
 # It changes the display only.
@@ -72,3 +73,15 @@ def center(slice_node: Any, center_ras_mm: Any, field_of_view_mm: float = FIELD_
         slice_node.JumpSliceByCentering(*vector3(center_ras_mm))
     finally:
         slice_node.EndModify(was_modifying)
+
+
+def show_box(slice_node: Any, points_ras_mm: Any, through_ras_mm: Any, margin_mm: float) -> None:
+    """Show all these world points, shape (n, 3), with a margin, in one slice view that passes through another point."""
+    axes = matrix_of(lambda matrix: matrix.DeepCopy(slice_node.GetSliceToRAS()))[:3, :3]  # columns: right, up, normal
+    across = np.asarray(points_ras_mm, float) @ axes[:, :2]
+    low, high = across.min(axis=0) - margin_mm, across.max(axis=0) + margin_mm
+    depth = float(np.asarray(through_ras_mm, float) @ axes[:, 2])
+    middle = axes @ (*((low + high) / 2), depth)
+    pixels = np.maximum(slice_node.GetDimensions()[:2], 1)
+    # `center` takes the length of the shorter side.
+    center(slice_node, middle, max(*((high - low) / pixels * pixels.min()), FIELD_OF_VIEW_MM))

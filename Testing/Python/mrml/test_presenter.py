@@ -560,7 +560,7 @@ def test_a_node_changed_by_someone_else_is_noticed(ready, parameter_node, loaded
 
 def test_close_takes_every_observer_off(answered, parameter_node, scene, loaded, worker):
     looked = []
-    answered._look_again = lambda: looked.append(1)
+    answered._state.look_again = lambda: looked.append(1)
 
     def stir():
         loaded.ct.Modified()

@@ -1,0 +1,126 @@
+"""Compare the chosen segmentation with a second one of the same CT: find or make it, measure both, show both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from BoneDensityMedConvLib import (
+    comparison,
+    level_choice,
+    scene,
+    segmentation_run,
+    segmenter_choice,
+    slice_views,
+    spine_display,
+    spine_segments,
+)
+from BoneDensityMedConvLib.panel_state import PanelState
+from BoneDensityMedConvLib.work import Span, Work
+from medconv import l1_mask, segmentation_comparison, vertebrae
+from medconv.segmentation_comparison import StructureComparison
+from medconv.types import CTVolume, InputRefused, SpineSegmentation, UsageError
+
+SEGMENTING: Span = (0.0, 0.9)
+MEASURING: Span = (0.9, 1.0)
+COMPARED = (*vertebrae.ORDER, vertebrae.SACRUM)
+
+
+class ComparisonRun:
+    """The second segmentation, from the choice to the figures and the picture; `poll` of `work` brings it forward."""
+
+    def __init__(self, state: PanelState, work: Work, slice_logics: Callable[[], list[Any]]) -> None:
+        self._state = state
+        self._work = work
+        self._slice_logics = slice_logics
+
+    def start(self, choice: str) -> None:
+        """choice: an id of `comparison.choices`. Raises MedConvError with what is in the way."""
+        chosen = self._state.parameters
+        listed = next((entry for entry in comparison.choices(chosen) if entry["id"] == choice), None)
+        if listed is None or not listed["available"]:
+            raise UsageError("no_comparison", "There is nothing to compare with.", listed["reason"] if listed else "")
+        first = chosen.segmentation
+        if choice.startswith(comparison.IN_SCENE):
+            second = chosen.ct.GetScene().GetNodeByID(choice.removeprefix(comparison.IN_SCENE))
+            self._measure(first, second, (0.0, 1.0))
+            return
+        request = segmenter_choice.request(chosen, choice)
+        second = segmentation_run.present(chosen.ct, request)
+        if second is None:
+            segmentation_run.start(
+                chosen.ct, request, self._work, lambda new: self._measure(first, new, MEASURING), SEGMENTING
+            )
+        else:
+            self._measure(first, second, (0.0, 1.0))
+
+    def clear(self) -> None:
+        """Back to the chosen segmentation alone."""
+        chosen = self._state.parameters
+        first, second = chosen.comparisonFirst, chosen.comparisonSecond
+        self._state.write(look=False, **comparison.NOTHING)
+        for node in (first, second):
+            if node is not None:
+                spine_display.clear_one_color(node)
+        if second is not None and second is not chosen.segmentation:
+            second.SetDisplayVisibility(False)
+        levels = level_choice.kept(chosen)
+        if levels is not None and chosen.segmentation is not None:
+            spine_display.show(chosen.segmentation, levels, self._slice_logics())
+
+    def show(self) -> None:
+        """Both segmentations as outlines in two colours, centred on the vertebra that is measured."""
+        chosen = self._state.parameters
+        first, second = chosen.comparisonFirst, chosen.comparisonSecond
+        for node, color in ((first, comparison.FIRST_COLOR), (second, comparison.SECOND_COLOR)):
+            spine_display.show_in_one_color(node, color)
+        ct = scene.ct_volume(chosen.ct)
+        mask = scene.segment_mask(chosen.segmentation, chosen.segmentId, ct)
+        x, y, z = l1_mask.center_lps_mm(mask)
+        slice_views.use_bone_window(chosen.ct)
+        slice_views.show_planes(self._slice_logics(), chosen.ct, (-x, -y, z))
+
+    def _measure(self, first: Any, second: Any, span: Span) -> None:
+        """Measure one structure after the other, so that the window stays alive."""
+        if first is None or first.GetScene() is None:
+            raise InputRefused("segmentation_gone", "The first segmentation is no longer there.", "Analyse again.")
+        self._work.start_steps(self._steps(first, second), "Comparing", span)
+
+    def _steps(self, first: Any, second: Any) -> Iterator[tuple[str, float]]:
+        chosen = self._state.parameters
+        ct = scene.ct_volume(chosen.ct)
+        levels = level_choice.kept(chosen)
+        measured = levels.used_as if levels else "L1"
+        one = _named_as_used(_read(first, chosen.segmentId, ct), levels.shown_as() if levels else {})
+        other = _read(second, "", ct)
+        rows: list[StructureComparison] = []
+        for number, name in enumerate(COMPARED):
+            found = segmentation_comparison.compare_segmentations(one, other, [name])
+            rows += found
+            if found:
+                yield f"Comparing {name}", number / len(COMPARED)
+        titles = [_title(node) for node in (first, second)]
+        view = comparison.document(titles[0], titles[1], rows, measured)
+        self._state.write(**comparison.fields(chosen, first, second, view))
+        self.show()
+
+
+def _read(node: Any, preferred_id: str, ct: CTVolume) -> SpineSegmentation:
+    found = spine_segments.read_spine(node, ct, preferred_id)
+    if found is None:
+        name = node.GetName()
+        message = f"No segment of '{name}' names a vertebra in this CT."
+        raise InputRefused("no_vertebra_named", message, "Name its segments, for instance L1, or tag them.")
+    return found
+
+
+def _named_as_used(found: SpineSegmentation, used_as: dict[str, str]) -> SpineSegmentation:
+    """Names after the reader's relabel: compared is what the answer rests on."""
+    return replace(found, names={label: used_as.get(name, name) for label, name in found.names.items()})
+
+
+def _title(node: Any) -> str:
+    if spine_segments.is_made_here(node):
+        return segmenter_choice.NAMES.get(spine_segments.origin_of(node).segmenter, node.GetName())
+    return str(node.GetName())

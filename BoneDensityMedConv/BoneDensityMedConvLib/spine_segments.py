@@ -1,0 +1,250 @@
+"""A spine in the scene: every vertebra and landmark that a segmenter found is a segment of its own; and back again.
+
+A segmentation node that was made here remembers, in attributes that are saved with the scene, which request made it
+from which CT, and what its segments were when they were new. Each segment keeps the name that the segmenter gave it in
+a tag, whatever it is used as since.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from numpy.typing import NDArray
+
+from BoneDensityMedConvLib import fingerprint, scene, segments, terminology
+from medconv import vertebrae
+from medconv.segmentation_comparison import structure_mask
+from medconv.types import CTVolume, InputRefused, L1Mask, QualityNote, Severity, SpineSegmentation
+
+FOUND_AS_TAG = "BoneDensityMedConv.FoundAs"
+REQUEST_ATTRIBUTE = "BoneDensityMedConv.SegmenterRequest"
+SCAN_ATTRIBUTE = "BoneDensityMedConv.SegmentedScan"
+ORIGIN_ATTRIBUTE = "BoneDensityMedConv.SegmentationOrigin"
+PERSON = "a segmentation in the scene"
+CHECKSUMS_KEPT = 16
+EDITED = "The segment of {name} was edited after {segmenter} made it."
+
+_checksums: dict[tuple[Any, ...], int] = {}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made a segmentation; for one that was not made here, only its node's name."""
+
+    segmenter: str
+    identity: str = ""
+    is_demonstration: bool = False
+    notes: tuple[QualityNote, ...] = ()
+    checksums: Mapping[str, int] | None = None
+
+
+def add_spine(found: SpineSegmentation, ct_node: Any, request: str) -> Any:
+    """A new segmentation node beside the CT with one segment for every structure that was found.
+
+    request: what was asked for, as `find_spine` will be given it. All segments share one labelmap.
+    """
+    mrml_scene = ct_node.GetScene()
+    title = f"{ct_node.GetName()} vertebrae ({found.segmenter})"
+    node = mrml_scene.AddNewNodeByClass("vtkMRMLSegmentationNode", mrml_scene.GenerateUniqueName(title))
+    labelmap = segments.place_labels(node, found.labels_zyx, found.start_xyz, ct_node)
+    masks = {name: mask for name in found.names.values() if (mask := structure_mask(found, name)) is not None}
+    order = [*(v for v in vertebrae.ORDER if v in masks), *(n for n in masks if not vertebrae.is_vertebra(n))]
+    core = node.GetSegmentation()
+    for name in order:
+        segment = slicer.vtkSegment()
+        segment.SetTag(FOUND_AS_TAG, name)
+        segment.SetLabelValue(found.label_of(name))
+        segment.AddRepresentation(segments.LABELMAP, labelmap)
+        _call(segment, name)
+        core.AddSegment(segment, name)
+    origin = Origin(
+        found.segmenter,
+        found.identity,
+        found.is_demonstration,
+        found.notes,
+        {name: fingerprint.of_mask(mask) for name, mask in masks.items()},
+    )
+    node.SetAttribute(REQUEST_ATTRIBUTE, request)
+    node.SetAttribute(SCAN_ATTRIBUTE, _scan(node, ct_node))
+    node.SetAttribute(ORIGIN_ATTRIBUTE, json.dumps(asdict(origin)))
+    segments.place_beside(mrml_scene, node, ct_node)
+    return node
+
+
+def find_spine(ct_node: Any, request: str) -> Any:
+    """The latest segmentation that this request made from what the CT holds now, or None."""
+    nodes = ct_node.GetScene().GetNodesByClass("vtkMRMLSegmentationNode")
+    for index in reversed(range(nodes.GetNumberOfItems())):
+        node = nodes.GetItemAsObject(index)
+        if request_of(node) != request or node.GetSegmentation().GetNumberOfSegments() == 0:
+            continue
+        if is_of(node, ct_node):
+            return node
+    return None
+
+
+def is_made_here(node: Any) -> bool:
+    """True for a segmentation that an automatic source made."""
+    return node is not None and bool(request_of(node))
+
+
+def request_of(node: Any) -> str:
+    """The request that made a segmentation, "" for a person's own."""
+    return node.GetAttribute(REQUEST_ATTRIBUTE) or ""
+
+
+def is_of(node: Any, ct_node: Any) -> bool:
+    """True if an automatic segmentation was made from what this CT holds now, and still lies on it."""
+    try:
+        return fingerprint.same(_scan(node, ct_node), node.GetAttribute(SCAN_ATTRIBUTE) or "")
+    except InputRefused:
+        return False
+
+
+def origin_of(node: Any) -> Origin:
+    """What made a segmentation."""
+    try:
+        facts = json.loads(node.GetAttribute(ORIGIN_ATTRIBUTE) or "")
+        notes = tuple(QualityNote(n["code"], Severity(n["severity"]), n["message"]) for n in facts["notes"])
+        return Origin(**facts | {"notes": notes})
+    except (ValueError, KeyError, TypeError):  # none, or a scene edited by hand
+        return Origin(PERSON)
+
+
+def found_structures(node: Any, preferred_id: str = "") -> dict[str, str]:
+    """Structure, by the name it was found as → segment's id, in the order of the node's segments.
+
+    Where two segments claim the same structure, it is `preferred_id` if that is one of them, else the first.
+    """
+    found: dict[str, str] = {}
+    core = node.GetSegmentation()
+    for index in range(core.GetNumberOfSegments()):
+        segment_id, segment = core.GetNthSegmentID(index), core.GetNthSegment(index)
+        name = found_as(segment)
+        if name and (name not in found or segment_id == preferred_id):
+            found[name] = segment_id
+    return found
+
+
+def found_vertebrae(node: Any) -> list[str]:
+    """Found names of the vertebrae among a node's segments."""
+    return [name for name in found_structures(node) if vertebrae.is_vertebra(name)]
+
+
+def found_as(segment: Any) -> str:
+    """The name that the segmenter gave a segment, else the one that its tag or name states, or ""."""
+    tag = vtk.reference("")
+    return str(tag) if segment.GetTag(FOUND_AS_TAG, tag) else terminology.structure_of(segment)
+
+
+def read_spine(node: Any, ct: CTVolume, preferred_id: str = "") -> SpineSegmentation | None:
+    """What a segmentation node holds now, on the CT's grid; None if it names nothing that lies in the CT.
+
+    Where segments overlap, a vertebra outweighs a landmark. Raises InputRefused (a transform that is not linear).
+    """
+    ids = found_structures(node, preferred_id)
+    masks = _masks(node, {name: ids[name] for name in sorted(ids, key=vertebrae.is_vertebra)}, ct)
+    if not masks:
+        return None
+    labels, start = _one_block(list(masks.values()))
+    origin = origin_of(node)
+    return SpineSegmentation(
+        labels_zyx=labels,
+        start_xyz=start,
+        ct_geometry=ct.geometry,
+        names=dict(enumerate(masks, start=1)),
+        segmenter=origin.segmenter if is_made_here(node) else node.GetName() or PERSON,
+        identity=origin.identity,
+        is_demonstration=origin.is_demonstration,
+        notes=(*origin.notes, *_edited(origin, masks)),
+    )
+
+
+def content_checksum(node: Any, ct_node: Any) -> int:
+    """A checksum of a segmentation's vertebrae on the CT's voxels; saving and loading the scene does not change it."""
+    ids = {name: i for name, i in found_structures(node).items() if vertebrae.is_vertebra(name)}
+    key = (id(node), id(ct_node), *_times(node, ct_node, ids))
+    if key not in _checksums:
+        ct = scene.ct_volume(ct_node)
+        known = {name: fingerprint.of_mask(mask) for name, mask in _masks(node, ids, ct).items()}
+        if len(_checksums) >= CHECKSUMS_KEPT:
+            _checksums.clear()
+        _checksums[key] = zlib.crc32(json.dumps(known, sort_keys=True).encode())
+    return _checksums[key]
+
+
+def call_as(node: Any, used_as: Mapping[str, str]) -> None:
+    """Name and tag the segments of a segmentation that was made here as what they are used as since a relabel.
+
+    used_as: found name → name in use. A person's own segmentation is left alone.
+    """
+    if not is_made_here(node):
+        return
+    core = node.GetSegmentation()
+    for found, segment_id in found_structures(node).items():
+        segment = core.GetSegment(segment_id)
+        name = used_as.get(found, found)
+        if segment.GetName() != terminology.plain_name(name):
+            _call(segment, name)
+
+
+def _masks(node: Any, ids: Mapping[str, str], ct: CTVolume) -> dict[str, L1Mask]:
+    """The masks of those segments that hold anything inside the CT."""
+    masks = {}
+    for name, segment_id in ids.items():
+        try:
+            masks[name] = scene.segment_mask(node, segment_id, ct)
+        except InputRefused as refusal:
+            if refusal.code not in ("mask_empty", "mask_elsewhere"):
+                raise
+    return masks
+
+
+def _times(node: Any, ct_node: Any, ids: Mapping[str, str]) -> list[Any]:
+    """When what the masks are made of was last changed."""
+    core = node.GetSegmentation()
+    source = core.GetSourceRepresentationName()
+    images = [core.GetSegment(segment_id).GetRepresentation(source) for segment_id in ids.values()]
+    matrices = [tuple(scene.world_matrix(n).ravel()) for n in (node, ct_node)]
+    grid = tuple(scene.matrix_of(ct_node.GetIJKToRASMatrix).ravel())
+    return [tuple(ids.items()), *(image.GetMTime() for image in images if image), *matrices, grid]
+
+
+def _call(segment: Any, structure: str) -> None:
+    segment.SetName(terminology.plain_name(structure))
+    terminology.tag(segment, structure)
+
+
+def _edited(origin: Origin, masks: Mapping[str, L1Mask]) -> list[QualityNote]:
+    """A note for every vertebra that is not as its segmenter left it."""
+    return [
+        QualityNote("segment_edited", Severity.INFO, EDITED.format(name=name, segmenter=origin.segmenter))
+        for name, mask in masks.items()
+        if origin.checksums and vertebrae.is_vertebra(name) and fingerprint.of_mask(mask) != origin.checksums.get(name)
+    ]
+
+
+def _scan(node: Any, ct_node: Any) -> str:
+    """Fingerprint of the CT as it lies in the segmentation's own frame: moving both together changes nothing."""
+    ct = scene.ct_volume(ct_node)
+    return fingerprint.of_scan(ct.array_zyx, scene.geometry_in(node, ct_node))
+
+
+def _one_block(masks: list[L1Mask]) -> tuple[NDArray[np.uint8], tuple[int, int, int]]:
+    """Masks on one CT → labels 1, 2, … in their order, in the block that holds them all, and its first voxel."""
+    low = np.min([mask.start_xyz for mask in masks], axis=0)
+    high = np.max([np.add(mask.start_xyz, mask.block_zyx.shape[::-1]) for mask in masks], axis=0)
+    labels = np.zeros((high - low)[::-1], np.uint8)
+    for label, mask in enumerate(masks, start=1):
+        x, y, z = np.asarray(mask.start_xyz) - low
+        depth, height, width = mask.block_zyx.shape
+        labels[z : z + depth, y : y + height, x : x + width][mask.block_zyx] = label
+    x, y, z = low.tolist()
+    return labels, (x, y, z)

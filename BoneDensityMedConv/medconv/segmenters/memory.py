@@ -52,7 +52,7 @@ def gpu_memory_answered(notes: list[QualityNote]) -> Iterator[None]:
     def predict_tiles(self: Any, data: Any, slicers: Any, do_on_device: bool = True) -> Any:
         stop = threading.Event()
         try:
-            with replaced(nnunet, Queue=partial(TileQueue, stop)):
+            with replaced(nnunet, Queue=partial(TileQueue, stop), Thread=TileThread):
                 return tiles(self, data, slicers, do_on_device)
         except RuntimeError as error:
             if do_on_device and is_gpu_memory(error):  # nnU-Net itself then repeats with do_on_device=False
@@ -80,11 +80,23 @@ def gpu_memory_answered(notes: list[QualityNote]) -> Iterator[None]:
         yield
 
 
-class TileQueue(queue.Queue):
-    """nnU-Net's queue of tiles, whose filling thread ends with the prediction, also with one that was broken off.
+class _Stopped(Exception):
+    """The prediction is over: no more tiles are wanted."""
 
-    nnU-Net's own thread would wait for ever and keep the image in (GPU) memory.
+
+class TileThread(threading.Thread):
+    """nnU-Net's thread that fills the queue of tiles; it ends with the prediction, also with one that was broken off.
+
+    As nnU-Net has it, it would then wait for ever and keep the image in (GPU) memory.
     """
+
+    def run(self) -> None:
+        with contextlib.suppress(_Stopped):
+            super().run()
+
+
+class TileQueue(queue.Queue):
+    """nnU-Net's queue of tiles, which can be closed."""
 
     def __init__(self, stop: threading.Event, maxsize: int = 0) -> None:
         super().__init__(maxsize)
@@ -94,7 +106,7 @@ class TileQueue(queue.Queue):
         while not self._stop.is_set():
             with contextlib.suppress(queue.Full):
                 return super().put(item, timeout=0.1)
-        raise SystemExit  # ends the thread without a traceback
+        raise _Stopped
 
 
 def is_memory(error: BaseException) -> bool:

@@ -23,6 +23,8 @@ CONFIGURATION = "3d_fullres"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 NEEDED_IN_CHECKPOINT = ("network_weights", "trainer_name", "init_args")
 TRUSTED_PACKAGES = ("torch.", "dynamic_network_architectures.")
+# How torch's restricted unpickler names what it refuses; its other errors mean a damaged file.
+UNSAFE_WORDS = ("Unsupported global", "Unsupported class", "Trying to call reduce", "Can only build", "Can only create")
 MOST_LABELS = 256  # with the background: labels are kept as one byte
 EXPORT_AGAIN = "Copy or unpack the model folder again, whole: plans.json, dataset.json and fold_*/checkpoint_final.pth."
 
@@ -226,7 +228,7 @@ def _numpy_globals() -> list[Any]:
 def _not_loadable(path: Path, error: Exception) -> MissingRequirement:
     text = str(error)
     foreign = re.search(r"GLOBAL ([\w.]+)", text)
-    if foreign or "Unsupported" in text or "unsupported" in text:
+    if foreign or any(words in text for words in UNSAFE_WORDS):
         return MissingRequirement(
             "weights_not_safe",
             f"{path.name} holds more than weights ({foreign[1] if foreign else 'a foreign object'}): opening it could "

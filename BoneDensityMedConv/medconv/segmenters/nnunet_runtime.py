@@ -153,6 +153,8 @@ def sequential_prediction(notes: list[QualityNote] | None = None, warm: WarmMode
     def from_files(self: Any, sources: Any, outputs: Any, *_: Any, **options: Any) -> Any:
         # The options that are left out (numbers of processes, parts) make no sense in one process.
         wanted = ("save_probabilities", "overwrite", "folder_with_segs_from_prev_stage")
+        if isinstance(sources, str):
+            sources = _cases_in(Path(sources), self.dataset_json["file_ending"])
         return self.predict_from_files_sequential(sources, outputs, **{k: options[k] for k in wanted if k in options})
 
     def initialise(self: Any, folder: Any, use_folds: Any = None, checkpoint_name: str = "") -> None:
@@ -166,6 +168,14 @@ def sequential_prediction(notes: list[QualityNote] | None = None, warm: WarmMode
         ),
     ):
         yield
+
+
+def _cases_in(folder: Path, ending: str) -> list[list[str]]:
+    """The files of each case, one per channel (NAME_0000.nii.gz, …): nnU-Net's own listing starts processes."""
+    cases: dict[str, list[str]] = {}
+    for path in sorted(folder.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
+        cases.setdefault(path.name[: -len(ending) - len("_0000")], []).append(str(path))
+    return list(cases.values())
 
 
 @contextlib.contextmanager

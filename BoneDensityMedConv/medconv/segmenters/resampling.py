@@ -122,7 +122,7 @@ class _Samples:
 
     def take(self, array: NDArray[Any], axis: int, offset: int = 0) -> NDArray[np.float32]:
         """The values of `array` at these places; its first voxel along the axis is number `offset`."""
-        before = (slice(None),) * axis
+        before: tuple[Any, ...] = (slice(None),) * axis
         shape = [1, 1, 1]
         shape[axis] = -1
         # Not ndarray.take: of a flipped view it would first copy all.

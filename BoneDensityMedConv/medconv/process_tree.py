@@ -67,11 +67,13 @@ def _from_proc(mark: bytes | None) -> dict[int, _Entry]:
         if not place.name.isdigit():
             continue
         try:
-            # The name, in parentheses, may hold anything; the fields behind it are proc(5)'s 3 to 6.
-            state, parent, group, session = (place / "stat").read_bytes().rpartition(b")")[2].split()[:4]
+            # The name, in parentheses, may hold anything; behind it comes proc(5)'s field 3.
+            fields = (place / "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:  # it has just ended
             continue
-        if state in (b"Z", b"X"):
+        state, parent, group, session, threads = *fields[:4], int(fields[17])
+        # A zombie with several threads has some that have yet to end, and may still be writing.
+        if state == b"X" or (state == b"Z" and threads <= 1):
             continue
         environment = b""
         with contextlib.suppress(OSError):  # another user's

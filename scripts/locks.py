@@ -37,7 +37,10 @@ def read_pins(lock: Path, platform: str = sys.platform) -> dict[str, str]:
 
 
 def read_own_version(folder: Path) -> str:
-    """The version of a package of the project's own. Raises OSError or ValueError if its pyproject.toml can't be read."""
+    """The version of a package of the project's own.
+
+    Raises OSError or ValueError if its pyproject.toml can't be read.
+    """
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
     try:
         return str(project["project"]["version"])

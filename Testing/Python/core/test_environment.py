@@ -29,6 +29,9 @@ def write_wheel(folder: Path, name: str, version: str) -> None:
             wheel.writestr(path, text)
 
 
+STAND_IN = "0.28.0+stand.in.1"
+
+
 class TinyEnvironment(Environment):
     """The real logic with two tiny packages; torch and the project are tiny packages too."""
 
@@ -36,6 +39,8 @@ class TinyEnvironment(Environment):
         arguments = ["+cpu" if a == "--editable" else a for a in arguments]
         if str(self.root) in arguments:
             arguments = ["install", "--no-deps", "bonedensity_medconv==0.1"]
+        folder = str(self.root / "requirements" / "torchvision_stand_in")
+        arguments = [f"torchvision=={STAND_IN}" if a == folder else a for a in arguments]
         super().pip(arguments, doing)
 
 
@@ -50,16 +55,22 @@ def fresh_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyEnvironment:
     root, wheels = tmp_path / "checkout", tmp_path / "wheels"
-    (root / "requirements").mkdir(parents=True)
+    (root / "requirements" / "torchvision_stand_in").mkdir(parents=True)
     (root / "BoneDensityMedConv" / "medconv").mkdir(parents=True)
     wheels.mkdir()
     (root / "pyproject.toml").write_text("")
     (root / "BoneDensityMedConv" / "medconv" / "__init__.py").write_text("")
     (root / "requirements" / "core.txt").write_text("alpha==1.0\n")
     (root / "requirements" / "dev.txt").write_text("beta==1.0\n")
+    (root / "requirements" / "segment.txt").write_text("beta==1.0\n")
+    (root / "requirements" / "torchvision_stand_in" / "pyproject.toml").write_text(
+        f'[project]\nname = "torchvision"\nversion = "{STAND_IN}"\n'
+    )
     for name, version in (("alpha", "1.0"), ("alpha", "2.0"), ("beta", "1.0"), ("bonedensity_medconv", "0.1")):
         write_wheel(wheels, name, version)
     write_wheel(wheels, "torch", "2.13.0+cpu")
+    write_wheel(wheels, "torchvision", STAND_IN)
+    write_wheel(wheels, "torchvision", "0.29.0")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
@@ -113,6 +124,23 @@ def test_an_interrupted_set_up_goes_on_where_it_stopped(
     assert version_in(again, "beta") == "1.0"
     assert sum("core.txt" in line for line in commands_of_pip(again)) == 1, "the finished set is not installed twice"
     assert set(again.stamp) == {"core", "torch", "dev", "project"}
+
+
+def test_the_project_s_own_packages_belong_to_their_set(tiny: TinyEnvironment, fresh_venv: Path) -> None:
+    shutil.copytree(fresh_venv, tiny.venv, symlinks=True)
+    tiny.ensure(("core", "segment"))
+    assert [version_in(tiny, name) for name in ("beta", "torchvision")] == ["1.0", STAND_IN]
+    (command,) = [line for line in commands_of_pip(tiny) if "segment.txt" in line]
+    assert "--no-deps" in command
+    assert "--no-build-isolation" in command, "what builds a package is pinned and there already"
+    before = len(commands_of_pip(tiny))
+    TinyEnvironment(tiny.root).ensure(("core", "segment"))
+    assert len(commands_of_pip(tiny)) == before
+
+    # pip brought the real one, for another package: it would not load beside this torch.
+    subprocess.run([str(tiny.python), "-m", "pip", "install", "-q", "torchvision==0.29.0"], check=True)
+    TinyEnvironment(tiny.root).ensure(("core", "segment"))
+    assert version_in(tiny, "torchvision") == STAND_IN
 
 
 @pytest.mark.parametrize("damage", ["python_does_not_start", "no_pip_and_no_stamp"])

@@ -17,7 +17,7 @@ import run
 from scripts import commands, system_packages
 from scripts.console import SetupError
 
-PACKAGE_SETS = ("core", "browser", "dev")
+PACKAGE_SETS = ("core", "browser", "segment", "dev")
 
 
 def test_the_launcher_can_be_read_by_old_pythons(repository: Path) -> None:
@@ -135,7 +135,7 @@ def test_no_test_at_all_is_a_failure(calls: SimpleNamespace) -> None:
 
 def test_the_demonstration_opens_the_panel_on_the_sample(calls: SimpleNamespace) -> None:
     assert commands.run(["demo", "--port", "8123", "--no-open"]) == 0
-    assert calls.sets == ("core", "browser")
+    assert calls.sets == ("core", "browser", "segment")
     (command,) = calls.commands
     assert command[:3] == ["-m", "medconv.cli", "panel"]
     assert command[command.index("--ct") + 1] == str(Path("ct.nii.gz").resolve())
@@ -161,7 +161,7 @@ def test_without_a_browser_the_result_is_left_in_files_that_are_named(
     out = tmp_path / "out"
     code = commands.run(["demo", "--headless", str(out), "--ct", str(own[0]), "--mask", str(own[1]), "--label", "20"])
     assert code == 0
-    assert calls.sets == ("core",), "no browser package is needed"
+    assert calls.sets == ("core", "segment"), "no browser package is needed"
     assert calls.commands[0][2:] == ["predict", str(own[0]), "--mask", str(own[1]), "--label", "20", "--out", str(out)]
     told = capsys.readouterr().out
     assert f"Files in {out}: result.json" in told

@@ -290,7 +290,7 @@ def test_the_self_test_fails_and_does_not_skip_where_something_is_missing(
 
     if missing == "torch":
         problem = dependencies.Missing("torch", "PyTorch is not installed.", "Install it.", True)
-        monkeypatch.setattr(dependencies, "missing", lambda: [problem])
+        monkeypatch.setattr(dependencies, "missing", lambda *_: [problem])
     else:
         monkeypatch.setattr(weights, "search_folders", list)
     result = unittest.TestResult()

@@ -1,8 +1,8 @@
 """Where the lumbar spine can be, from body landmarks on a coarse grid: no network, a tenth of a second.
 
-The lower end of the lungs lies near T11 to L1 (posterior recess; higher in expiration), T10 starts about 100 mm above
-L1 and the sacrum ends about 290 mm below it. It saves time and memory and decides nothing: where the landmarks fail,
-or L1 is not whole in the region, the segmenters take the whole CT (`misses_l1`).
+The lower end of the lungs lies between T10 (expiration) and L1 (deep inspiration, emphysema); T10 starts about 100 mm
+above L1, and the sacrum's tip lies about 300 mm below T10. The region saves time and memory and decides nothing: where
+the landmarks fail, or L1 is not whole in it, the segmenters take the whole CT (`misses_l1`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medconv.segmenters.canonical import box_between, box_of, canonical_view
 from medconv.types import BoolArray, CTVolume, ImageGeometry, Index3
 
 GRID_MM = 7.0
-ABOVE_LUNGS_END_MM, BELOW_LUNGS_END_MM = 120.0, 300.0
+ABOVE_LUNGS_END_MM, BELOW_LUNGS_END_MM = 120.0, 330.0
 SHORT_MM = 450.0  # a CT that is no longer than this keeps its whole length
 IN_PLANE_MARGIN_MM = 15.0
 AIR_BELOW_HU = -400.0
@@ -48,7 +48,7 @@ class _Coarse:
 def locate_lumbar_region(ct: CTVolume) -> tuple[Index3, Index3] | None:
     """Start and size (x, y, z; voxels of the CT) of the block that holds T10 to the sacrum; None: take the whole CT.
 
-    Along the body from 120 mm above the lungs' lower end to 300 mm below it, in plane the trunk with a margin. A CT
+    Along the body from 120 mm above the lungs' lower end to 330 mm below it, in plane the trunk with a margin. A CT
     no longer than 450 mm keeps its length, and so does one without lungs; only air beside the trunk is left out then.
     """
     coarse = _sample(ct)

@@ -115,7 +115,7 @@ def upright_body(mask_zyx: BoolArray, geometry: ImageGeometry) -> UprightBody:
     fine, fine_geometry = fine_mask(mask_zyx, geometry)
     source = to_image(mask_zyx.astype(np.float32), geometry)
     center = fine_geometry.index_to_lps(np.argwhere(body_mask(fine)).mean(axis=0)[::-1])
-    axes = np.eye(3)
+    axes: FloatArray = np.eye(3)
     for _ in range(TURNS):
         grid = _frame(center, axes)
         target = to_image(np.zeros(grid.shape_zyx, np.uint8), grid)
@@ -140,7 +140,7 @@ def _tilt(body_zyx: BoolArray, middle_xyz: FloatArray) -> FloatArray:
     """Slopes along x and y of the surface halfway between the body's endplates."""
     columns = body_zyx.any(axis=0)
     y, x = np.nonzero(columns)
-    half_x, half_y = max(np.ptp(x), 1) / 2, max(np.ptp(y), 1) / 2
+    half_x, half_y = (max(float(v.max() - v.min()), 1.0) / 2 for v in (x, y))
     inner = ((x - middle_xyz[0]) / half_x) ** 2 + ((y - middle_xyz[1]) / half_y) ** 2 < INNER_PLATE
     y, x = y[inner], x[inner]
     below = body_zyx.argmax(axis=0)[y, x]

@@ -28,6 +28,7 @@ SETS = {
     "segment": "the automatic segmentation",
     "dev": "the test tools",
 }
+DISK_MB = {"core": 600, "browser": 900, "segment": 370, "dev": 540}  # unpacked, measured on Linux, without torch
 # Packages of a set that lie in requirements/ themselves: name → folder.
 OWN_PACKAGES = {"segment": {"torchvision": "torchvision_stand_in"}}
 PROJECT = "bonedensity-medconv"
@@ -197,7 +198,7 @@ class Environment:
 
     def install_set(self, name: str) -> None:
         pins = self.pins(name)
-        say(f"Installing {SETS[name]} ({len(pins)} packages) ...")
+        say(f"Installing {SETS[name]} ({len(pins)} packages, about {DISK_MB[name]} MB on disk) ...")
         self.record(name, None)
         arguments = ["install", "--no-deps"]
         if name != "core":

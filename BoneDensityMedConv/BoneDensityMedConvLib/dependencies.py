@@ -17,11 +17,12 @@ from medconv.types import MissingRequirement, UsageError
 
 REQUESTER = "BoneDensityMedConv"
 NEEDED = ("torch", "SimpleITK")
+FROM_PYTORCH_EXTENSION = ("torch", "torchvision")  # it installs both at once, in builds that fit each other
 NEEDED_BY_SEGMENTER = {
     EXISTING: NEEDED,
-    NNUNET: (*NEEDED, "nnunetv2"),
-    DEMONSTRATION: (*NEEDED, "nnunetv2"),
-    TOTALSEGMENTATOR: (*NEEDED, "totalsegmentator"),
+    NNUNET: (*NEEDED, "torchvision", "nnunetv2"),
+    DEMONSTRATION: (*NEEDED, "torchvision", "nnunetv2"),
+    TOTALSEGMENTATOR: (*NEEDED, "torchvision", "totalsegmentator"),
 }
 # Module → requirement. All that nnU-Net imports stands here by name: where an earlier installation was cut off, nnU-Net
 # itself is there and what it needs is not. Bounds are those of nnU-Net and TotalSegmentator, except where noted.
@@ -61,10 +62,11 @@ NOT_NEEDED = (
 )  # fmt: skip
 MESSAGES = {
     "torch": "PyTorch, which runs the network, is not installed.",
+    "torchvision": "torchvision, which nnU-Net asks for when it starts, is not installed.",
     "SimpleITK": "The Python package SimpleITK is not installed.",
-    "nnunetv2": "nnU-Net, which finds the vertebrae, is not installed, or not wholly (about 90 MB to fetch).",
+    "nnunetv2": "nnU-Net, which finds the vertebrae, is not installed, or not wholly (about 80 MB to fetch).",
     "totalsegmentator": "TotalSegmentator, which finds the vertebrae, is not installed, or not wholly"
-    " (about 90 MB to fetch, without its weights).",
+    " (about 80 MB to fetch, without its weights).",
 }
 
 
@@ -90,7 +92,10 @@ def missing(segmenter: str = EXISTING) -> list[Missing]:
             f"There is no segmenter '{source}'.",
             f"Choose one of {', '.join(NEEDED_BY_SEGMENTER)}.",
         )
-    return [_describe(kind) for kind in NEEDED_BY_SEGMENTER[source] if _absent(kind)]
+    absent = [kind for kind in NEEDED_BY_SEGMENTER[source] if _absent(kind)]
+    if "torch" in absent and "torchvision" in absent:
+        absent.remove("torchvision")
+    return [_describe(kind) for kind in absent]
 
 
 def install(kind: str) -> None:
@@ -99,7 +104,7 @@ def install(kind: str) -> None:
     if not problem.installable:
         raise MissingRequirement(f"{kind}_missing", problem.message, problem.remedy)
     try:
-        if kind == "torch":
+        if kind in FROM_PYTORCH_EXTENSION:
             _install_torch()
         else:
             if kind == "totalsegmentator" and "totalsegmentator" in _absent(kind):
@@ -163,10 +168,11 @@ def _describe(kind: str) -> Missing:
     message = MESSAGES[kind]
     if not _has("slicer.packaging"):
         return Missing(kind, message, f"Install it into this Python: {_pip_command(kind)}", False)
-    if kind == "torch" and not _has("PyTorchUtils"):
+    by_extension = kind in FROM_PYTORCH_EXTENSION
+    if by_extension and not _has("PyTorchUtils"):
         remedy = "Install the extension PyTorch in the Extensions Manager, restart Slicer, and analyse again."
         return Missing(kind, message, remedy, False)
-    by = " by the PyTorch extension" if kind == "torch" else ""
+    by = " by the PyTorch extension" if by_extension else ""
     return Missing(kind, message, f"Press Analyse and agree to the installation{by}.", True)
 
 

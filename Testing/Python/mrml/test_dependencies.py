@@ -26,7 +26,7 @@ AUTOMATIC = ("totalsegmentator", "nnunetv2")
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The set of modules that can be found; tests change it."""
-    present = {"torch", "SimpleITK"}
+    present = {"torch", "torchvision", "SimpleITK"}
     monkeypatch.setattr(dependencies.importlib.util, "find_spec", lambda name, *_: name if name in present else None)
     return present
 
@@ -77,7 +77,7 @@ def test_outside_slicer_the_person_is_told_what_to_type(installed: set[str]) -> 
     assert 'pip install "bonedensity-medconv[segment]"' in segmentation.remedy
     with pytest.raises(MissingRequirement, match="PyTorch"):
         dependencies.install("torch")
-    installed |= {"torch", "SimpleITK"}
+    installed |= {"torch", "torchvision", "SimpleITK"}
     with pytest.raises(MissingRequirement, match=r"TotalSegmentator.*MB to fetch") as refusal:
         dependencies.require("totalsegmentator")
     assert (refusal.value.code, refusal.value.exit_code) == ("totalsegmentator_missing", 4)
@@ -121,7 +121,7 @@ class Slicer:
     def installTorch(self, askConfirmation: bool) -> object:
         self.torch_calls.append(askConfirmation)
         if self.works:
-            self.installed.add("torch")
+            self.installed |= {"torch", "torchvision"}
         return object() if self.works else None
 
     def TotalSegmentatorLogic(self) -> Slicer:
@@ -170,6 +170,18 @@ def test_torch_comes_through_the_pytorch_extension_after_the_panel_asked(in_slic
     dependencies.install("torch")
     assert slicer.torch_calls == [False]
     assert kinds("existing") == ["SimpleITK"]
+    assert kinds("nnunet") == ["SimpleITK", "nnunetv2"], "torchvision came along"
+
+
+def test_torchvision_comes_from_the_pytorch_extension_too(in_slicer: Callable[..., Slicer]) -> None:
+    slicer = in_slicer("torch", "SimpleITK", *NNUNET_MODULES)
+    assert kinds("existing") == []
+    (problem,) = dependencies.missing("demonstration")
+    assert (problem.kind, problem.installable) == ("torchvision", True)
+    dependencies.install("torchvision")
+    assert (slicer.torch_calls, slicer.pip_calls) == ([False], [])
+    slicer.installed -= {"torchvision", "PyTorchUtils"}
+    assert "extension PyTorch" in dependencies.missing("demonstration")[0].remedy
 
 
 def test_simpleitk_comes_through_slicers_packaging(in_slicer: Callable[..., Slicer]) -> None:
@@ -186,7 +198,7 @@ def test_simpleitk_comes_through_slicers_packaging(in_slicer: Callable[..., Slic
 def test_automatic_segmentation_leaves_slicers_own_packages_and_torch_alone(
     in_slicer: Callable[..., Slicer], kind: str
 ) -> None:
-    slicer = in_slicer("torch", "SimpleITK")
+    slicer = in_slicer("torch", "torchvision", "SimpleITK")
     assert dependencies.missing(kind.removesuffix("v2"))[0].installable
     dependencies.install(kind)
     (call,) = slicer.pip_calls
@@ -198,13 +210,13 @@ def test_automatic_segmentation_leaves_slicers_own_packages_and_torch_alone(
 
 
 def test_a_package_of_another_extension_is_not_asked_for_again(in_slicer: Callable[..., Slicer]) -> None:
-    slicer = in_slicer("torch", "SimpleITK", *(NNUNET_MODULES - {"blosc2", "cc3d"}))
+    slicer = in_slicer("torch", "torchvision", "SimpleITK", *(NNUNET_MODULES - {"blosc2", "cc3d"}))
     dependencies.install("nnunetv2")
     assert slicer.pip_calls[0]["requirements"] == ["blosc2>=3.3.2,<4.2", "connected-components-3d"]
 
 
 def test_the_totalsegmentator_extension_installs_its_own_version(in_slicer: Callable[..., Slicer]) -> None:
-    slicer = in_slicer("torch", "SimpleITK", extension=True)
+    slicer = in_slicer("torch", "torchvision", "SimpleITK", extension=True)
     slicer.by_extension = {*NNUNET_MODULES, "totalsegmentator", "dicom2nifti"} - {"timm"}
     dependencies.install("totalsegmentator")
     assert slicer.extension_calls == 1
@@ -212,7 +224,9 @@ def test_the_totalsegmentator_extension_installs_its_own_version(in_slicer: Call
 
 
 def test_what_the_totalsegmentator_extension_has_installed_is_used_as_it_is(in_slicer: Callable[..., Slicer]) -> None:
-    slicer = in_slicer("torch", "SimpleITK", *NNUNET_MODULES, "totalsegmentator", "dicom2nifti", extension=True)
+    slicer = in_slicer(
+        "torch", "torchvision", "SimpleITK", *NNUNET_MODULES, "totalsegmentator", "dicom2nifti", extension=True
+    )
     assert kinds("totalsegmentator") == []
     slicer.installed.remove("einops")
     dependencies.install("totalsegmentator")
@@ -224,7 +238,7 @@ def test_the_totalsegmentator_extension_s_own_words_are_passed_on(in_slicer: Cal
     class InstallError(Exception):
         pass
 
-    slicer = in_slicer("torch", "SimpleITK", extension=True)
+    slicer = in_slicer("torch", "torchvision", "SimpleITK", extension=True)
     slicer.extension_error = InstallError("This module requires SlicerNNUNet extension.")
     with pytest.raises(MissingRequirement, match="requires SlicerNNUNet extension") as refusal:
         dependencies.install("totalsegmentator")
@@ -233,12 +247,12 @@ def test_the_totalsegmentator_extension_s_own_words_are_passed_on(in_slicer: Cal
 
 
 def test_nnunet_alone_does_not_involve_the_totalsegmentator_extension(in_slicer: Callable[..., Slicer]) -> None:
-    slicer = in_slicer("torch", "SimpleITK", extension=True)
+    slicer = in_slicer("torch", "torchvision", "SimpleITK", extension=True)
     dependencies.install("nnunetv2")
     assert slicer.extension_calls == 0
 
 
-@pytest.mark.parametrize("kind", ["torch", "SimpleITK", *AUTOMATIC])
+@pytest.mark.parametrize("kind", ["torch", "torchvision", "SimpleITK", *AUTOMATIC])
 def test_a_declined_or_failed_installation_is_a_message_with_the_next_step(
     in_slicer: Callable[..., Slicer], kind: str
 ) -> None:
@@ -252,7 +266,7 @@ def test_an_installation_that_changed_nothing_is_not_believed(
     in_slicer: Callable[..., Slicer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As pip_ensure behaves while Slicer runs its own tests.
-    in_slicer("torch", "SimpleITK", *(NNUNET_MODULES - {"tqdm", "einops"}))
+    in_slicer("torch", "torchvision", "SimpleITK", *(NNUNET_MODULES - {"tqdm", "einops"}))
     monkeypatch.setattr(sys.modules["slicer.packaging"], "pip_ensure", lambda *_args, **_kwargs: None)
     with pytest.raises(MissingRequirement, match="Still not there: einops, tqdm"):
         dependencies.install("nnunetv2")

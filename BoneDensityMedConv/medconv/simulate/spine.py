@@ -21,9 +21,14 @@ from medconv.simulate.scan import Scan
 from medconv.simulate.vertebra import Array, VertebraShape
 from medconv.types import FloatArray
 
-LABELS = {"T11": 33, "T12": 32, "L1": 31, "L2": 30, "L3": 29, "L4": 28, "L5": 27}  # TotalSegmentator v2 "total"
-LEVELS = tuple(LABELS)
-TILT_STEP_DEG = {"T11": 3.0, "T12": 2.5, "L1": 0.0, "L2": -3.0, "L3": -6.0, "L4": -8.0, "L5": -12.0}  # lordosis
+# TotalSegmentator v2 "total"; it has no L6, whose number is our own (VerSe calls it 25).
+LABELS = {
+    "T4": 40, "T5": 39, "T6": 38, "T7": 37, "T8": 36, "T9": 35, "T10": 34, "T11": 33, "T12": 32,
+    "L1": 31, "L2": 30, "L3": 29, "L4": 28, "L5": 27, "L6": 118,
+}  # fmt: skip
+# Of L1's surroundings and the sample; a whole spine's curve is `enumeration.draw_curve`.
+TILT_STEP_DEG = {"T11": 3.0, "T12": 2.5, "L1": 0.0, "L2": -3.0, "L3": -6.0, "L4": -8.0, "L5": -12.0}
+LEVELS = tuple(TILT_STEP_DEG)
 FAR_MM = 40.0
 SOFT_EDGE_MM = 4.0  # how far from its surface a vertebra still matters
 
@@ -84,6 +89,13 @@ class BoneField:
     owner: NDArray[np.uint8]
     l1_distance_mm: Array
 
+    def add(self, part: tuple[slice, slice, slice], distance_mm: Array, shell_mm: float, label: int) -> None:
+        """Add a bone, in place. A vertebra's own voxels stay its own: a joint is no bony bridge."""
+        nearer = (distance_mm < self.distance_mm[part]) & (self.distance_mm[part] > 0.0)
+        self.shell_mm[part] = np.where(nearer, shell_mm, self.shell_mm[part])
+        self.owner[part] = np.where(nearer, label, self.owner[part])
+        self.distance_mm[part] = np.where(nearer, distance_mm, self.distance_mm[part])
+
 
 def rotation(about_x_deg: float, about_y_deg: float, about_z_deg: float) -> FloatArray:
     """Rotation matrix, x first, then y, then z."""
@@ -94,14 +106,20 @@ def rotation(about_x_deg: float, about_y_deg: float, about_z_deg: float) -> Floa
     return np.asarray(rz @ ry @ rx)
 
 
-def place_spine(patient: Patient, pose: FloatArray, levels: Sequence[str] = LEVELS) -> list[PlacedVertebra]:
-    """Vertebrae stacked from L1 up and down along a lordotic curve, the whole turned by `pose` (3 x 3)."""
-    turns = {level: pose @ rotation(TILT_STEP_DEG[level], 0.0, 0.0) for level in LEVELS}
-    start = LEVELS.index("L1")
+def place_spine(
+    patient: Patient, pose: FloatArray, levels: Sequence[str] = LEVELS, tilt_deg: Mapping[str, float] = TILT_STEP_DEG
+) -> list[PlacedVertebra]:
+    """Vertebrae stacked from L1 up and down along a curve, the whole turned by `pose` (3 x 3).
+
+    tilt_deg: every level from above to below, and by how much its upper side leans forward; `levels` are returned.
+    """
+    stack = tuple(tilt_deg)
+    turns = {level: pose @ rotation(tilt_deg[level], 0.0, 0.0) for level in stack}
+    start = stack.index("L1")
     centers = {"L1": np.zeros(3)}
-    for upper, lower in pairwise(LEVELS[start:]):
+    for upper, lower in pairwise(stack[start:]):
         centers[lower] = centers[upper] - _step(patient, turns, upper, lower)
-    for lower, upper in pairwise(LEVELS[start::-1]):
+    for lower, upper in pairwise(stack[start::-1]):
         centers[upper] = centers[lower] + _step(patient, turns, upper, lower)
     return [PlacedVertebra(v, patient.shape.at_level(v), centers[v], turns[v]) for v in levels]
 

@@ -19,13 +19,16 @@ Point = tuple[float, float, float]
 
 # Size relative to L1 (width and depth; height in mm), and the disc below, mm: typical values.
 LEVEL_SCALE: Mapping[str, float] = {
-    "T11": 0.86, "T12": 0.93, "L1": 1.0, "L2": 1.04, "L3": 1.09, "L4": 1.13, "L5": 1.16,
+    "T4": 0.66, "T5": 0.68, "T6": 0.70, "T7": 0.73, "T8": 0.76, "T9": 0.79, "T10": 0.82, "T11": 0.86, "T12": 0.93,
+    "L1": 1.0, "L2": 1.04, "L3": 1.09, "L4": 1.13, "L5": 1.16, "L6": 1.16,
 }  # fmt: skip
 LEVEL_HEIGHT: Mapping[str, float] = {
-    "T11": 0.89, "T12": 0.95, "L1": 1.0, "L2": 1.02, "L3": 1.02, "L4": 1.01, "L5": 0.98,
+    "T4": 0.70, "T5": 0.72, "T6": 0.74, "T7": 0.76, "T8": 0.78, "T9": 0.81, "T10": 0.85, "T11": 0.89, "T12": 0.95,
+    "L1": 1.0, "L2": 1.02, "L3": 1.02, "L4": 1.01, "L5": 0.98, "L6": 0.96,
 }  # fmt: skip
 DISC_BELOW_MM: Mapping[str, float] = {
-    "T11": 5.5, "T12": 7.0, "L1": 8.5, "L2": 10.0, "L3": 11.0, "L4": 11.5, "L5": 10.0,
+    "T4": 3.5, "T5": 3.6, "T6": 3.8, "T7": 4.0, "T8": 4.2, "T9": 4.5, "T10": 5.0, "T11": 5.5, "T12": 7.0,
+    "L1": 8.5, "L2": 10.0, "L3": 11.0, "L4": 11.5, "L5": 10.0, "L6": 9.0,
 }  # fmt: skip
 
 
@@ -56,7 +59,7 @@ class VertebraShape:
             height=self.height * LEVEL_HEIGHT[level],
             depth=self.depth * scale,
             width=self.width * scale,
-            wedge=self.wedge - (2.0 if level in ("L4", "L5") else 0.0),
+            wedge=self.wedge - (2.0 if level in ("L4", "L5", "L6") else 0.0),
             waist=self.waist,
             osteophyte=self.osteophyte,
             sclerosis=self.sclerosis,

@@ -25,6 +25,7 @@ from BoneDensityMedConvLib import (
 from BoneDensityMedConvLib.level_choice import Levels
 from BoneDensityMedConvLib.panel_state import PanelState
 from BoneDensityMedConvLib.work import Span, Work
+from medconv.types import InputRefused, L1Mask
 
 WHOLE: Span = (0.0, 1.0)
 SEGMENTING: Span = (0.0, 0.9)  # of one press that does both; the network for L1 alone takes seconds
@@ -76,8 +77,7 @@ class CaseFlow:
         if levels is not None and levels.found:
             self._show(levels)
         else:
-            _, mask = inputs.read(chosen)
-            inputs.show(chosen, mask, self._slice_logics())
+            self._show_single(inputs.read(chosen)[1])
 
     def _segmented(self, ct_node: Any, node: Any) -> None:
         """Go on with a new segmentation."""
@@ -102,7 +102,7 @@ class CaseFlow:
             mask = analysis_run.start(
                 self._state, self._work, level_findings.of_single_segment(chosen), inputs.level_notes(chosen), span
             )
-            inputs.show(chosen, mask, self._slice_logics())
+            self._show_single(mask)
             return
         levels = findings.levels
         ids = spine_segments.found_structures(chosen.segmentation, chosen.segmentId)
@@ -110,10 +110,24 @@ class CaseFlow:
         self._state.write(**kept)
         spine_segments.call_as(chosen.segmentation, levels.shown_as())
         self._show(levels)
-        if levels.in_question or not levels.target:
+        try:
+            choice = findings.choice()
+        except InputRefused as refusal:
+            self._ask(levels, refusal)
+        else:
+            analysis_run.start(self._state, self._work, choice, findings.spine.notes, span)
+
+    def _ask(self, levels: Levels, refusal: InputRefused) -> None:
+        """Say why nothing is measured yet, and what a person can answer."""
+        if levels.in_question and levels.target in levels.serving:
             self._state.say("warning", level_view.statement(levels), level_view.question(levels))
-            return
-        analysis_run.start(self._state, self._work, findings.choice(), findings.spine.notes, span)
+        else:
+            self._state.say_error(refusal, "warning" if level_view.alternatives(levels) else "error")
+
+    def _show_single(self, mask: L1Mask) -> None:
+        chosen = self._state.parameters
+        spine_display.hide_others(chosen.segmentation)
+        inputs.show(chosen, mask, self._slice_logics())
 
     def _show(self, levels: Levels) -> None:
         chosen, logics = self._state.parameters, self._slice_logics()

@@ -20,7 +20,7 @@ from BoneDensityMedConvLib.panel_state import PanelState
 from BoneDensityMedConvLib.work import Span, Work
 from medconv import l1_mask, segmentation_comparison, vertebrae
 from medconv.segmentation_comparison import StructureComparison
-from medconv.types import CTVolume, InputRefused, SpineSegmentation, UsageError
+from medconv.types import CTVolume, InputRefused, SpineSegmentation, UsageError, Vector3
 
 SEGMENTING: Span = (0.0, 0.9)
 MEASURING: Span = (0.9, 1.0)
@@ -75,11 +75,17 @@ class ComparisonRun:
         first, second = chosen.comparisonFirst, chosen.comparisonSecond
         for node, color in ((first, comparison.FIRST_COLOR), (second, comparison.SECOND_COLOR)):
             spine_display.show_in_one_color(node, color)
-        ct = scene.ct_volume(chosen.ct)
-        mask = scene.segment_mask(chosen.segmentation, chosen.segmentId, ct)
-        x, y, z = l1_mask.center_lps_mm(mask)
         slice_views.use_bone_window(chosen.ct)
-        slice_views.show_planes(self._slice_logics(), chosen.ct, (-x, -y, z))
+        slice_views.show_planes(self._slice_logics(), chosen.ct, self._center_ras_mm())
+
+    def _center_ras_mm(self) -> Vector3:
+        chosen = self._state.parameters
+        levels = level_choice.kept(chosen)
+        if levels is not None and levels.measured is not None:
+            return levels.measured.center_ras_mm
+        mask = scene.segment_mask(chosen.segmentation, chosen.segmentId, scene.ct_volume(chosen.ct))
+        x, y, z = l1_mask.center_lps_mm(mask)
+        return -x, -y, z
 
     def _measure(self, first: Any, second: Any, span: Span) -> None:
         """Measure one structure after the other, so that the window stays alive."""
@@ -95,11 +101,11 @@ class ComparisonRun:
         one = _named_as_used(_read(first, chosen.segmentId, ct), levels.shown_as() if levels else {})
         other = _read(second, "", ct)
         rows: list[StructureComparison] = []
-        for number, name in enumerate(COMPARED):
-            found = segmentation_comparison.compare_segmentations(one, other, [name])
-            rows += found
-            if found:
-                yield f"Comparing {name}", number / len(COMPARED)
+        named = {*one.names.values(), *other.names.values()}
+        names = [name for name in COMPARED if name in named]
+        for number, name in enumerate(names):
+            yield f"Comparing {name}", number / len(names)
+            rows += segmentation_comparison.compare_segmentations(one, other, [name])
         titles = [_title(node) for node in (first, second)]
         view = comparison.document(titles[0], titles[1], rows, measured)
         self._state.write(**comparison.fields(chosen, first, second, view))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medconv import level_report, vertebrae
+from medconv.level_doubts import OF_THE_TARGET
 from medconv.types import LevelChoice, QualityNote, Severity, Vector3
 
 STAND_INS = ("T12", "L2")
@@ -33,8 +34,8 @@ class Levels:
     """The vertebrae that a segmentation holds, cranial to caudal, and what is made of them.
 
     must_ask: a doubt stops the analysis until a person has answered (an automatic segmentation); else it is a warning.
-    serving: which of T12 and L2, by their found names, could be measured in L1's place.
-    landmarks: the other structures that help to tell the level.
+    landmarks: the other structures that help to tell the level. serving: found names of what could be measured.
+    doubtful: found names that a doubt concerns. statement: the check's own line.
     """
 
     segmenter: str
@@ -43,6 +44,8 @@ class Levels:
     must_ask: bool = True
     landmarks: tuple[str, ...] = ()
     serving: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
+    statement: str = ""
     l1_is: str = "L1"
     instead: str = ""
     decided: bool = False
@@ -63,13 +66,19 @@ class Levels:
         return next((name for name, shown in self.shown_as().items() if shown == self.used_as), "")
 
     @property
+    def measured(self) -> FoundLevel | None:
+        """The vertebra that is measured, None if it was not found."""
+        return next((level for level in self.found if level.name == self.target), None)
+
+    @property
     def is_relabelled(self) -> bool:
         return self.l1_is != "L1"
 
     @property
     def in_question(self) -> bool:
-        """True while the analysis waits for a person's answer."""
-        return self.must_ask and bool(self.doubts) and not self.decided
+        """True while the analysis waits for a person's answer: is that one L1?"""
+        about_level = any(doubt.code not in OF_THE_TARGET for doubt in self.doubts)
+        return self.must_ask and about_level and not self.decided and bool(self.target)
 
     def shown_as(self) -> dict[str, str]:
         """Found name → name in use: after a relabel every vertebra moves by as many levels as L1 does."""
@@ -112,7 +121,7 @@ class Levels:
             FoundLevel(str(f["name"]), float(f["volume_ml"]), _vector(f["center_ras_mm"])) for f in facts["found"]
         )
         doubts = tuple(QualityNote(d["code"], Severity(d["severity"]), d["message"]) for d in facts["doubts"])
-        lists = {name: tuple(facts[name]) for name in ("landmarks", "serving")}
+        lists = {name: tuple(facts[name]) for name in ("landmarks", "serving", "doubtful")}
         read = Levels(**facts | {"found": found, "doubts": doubts} | lists)
         if not all(name in vertebrae.ORDER for name in (*read.names, read.l1_is)):
             raise ValueError("not the name of a vertebra")

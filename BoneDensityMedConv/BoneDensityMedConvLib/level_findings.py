@@ -6,12 +6,13 @@ segment, that person has said which vertebra it is, and a doubt is a warning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from BoneDensityMedConvLib import inputs, level_choice, scene, segmenter_choice, spine_segments, terminology
 from BoneDensityMedConvLib.level_choice import FoundLevel, Levels
-from medconv import vertebrae
+from medconv import level_check, vertebrae
+from medconv.level_check import LevelCheck
 from medconv.segmenter import EXISTING
 from medconv.types import InputRefused, LevelChoice, SpineSegmentation
 
@@ -24,22 +25,25 @@ class Findings:
     """The chosen segmentation as it is now, what the check says of it, and the levels with the decision so far."""
 
     spine: SpineSegmentation
-    check: Any
+    check: LevelCheck
     levels: Levels
 
     def choice(self) -> LevelChoice:
-        """Which vertebra is measured, as what, and who says so. Raises InputRefused if it can't serve."""
-        from medconv import level_check
+        """Which vertebra is measured, as what, and who says so.
 
+        Raises InputRefused if the level is in doubt and nobody has answered, or if that vertebra can't be measured.
+        """
         levels = self.levels
+        by_segment = not levels.must_ask and not levels.decided
         _, choice = level_check.choose(
             self.spine,
             self.check,
             take=levels.target,
             used_as=levels.used_as,
-            confirmed=levels.decided or not levels.must_ask,
+            confirmed=levels.decided,
+            decided_by="segment" if by_segment else "",
         )
-        return replace(choice, decided_by=_decided_by(levels))
+        return choice
 
 
 def read(chosen: Any) -> Findings | None:
@@ -51,16 +55,15 @@ def read(chosen: Any) -> Findings | None:
     chosen_name = next((name for name, segment_id in ids.items() if segment_id == chosen.segmentId), "")
     if not automatic and (len(named) < NEIGHBOURS_NEEDED or chosen_name not in named):
         return None
-    from medconv import level_check
-
     ct = scene.ct_volume(chosen.ct)
     spine = spine_segments.read_spine(chosen.segmentation, ct, chosen.segmentId)
     if spine is None:
         raise InputRefused("no_vertebra_found", "The segmentation holds no vertebra in this CT.", NEXT_STEP)
     check = level_check.check_levels(spine, ct)
-    levels = _levels(spine, check, automatic).after(level_choice.kept(chosen))
+    fresh = _levels(spine, check, automatic)
+    levels = fresh.after(level_choice.kept(chosen))
     if not automatic and levels.target != chosen_name:
-        levels = _levels(spine, check, automatic)  # the person has chosen another segment since
+        levels = fresh  # the person has chosen another segment since
     return Findings(spine, check, levels)
 
 
@@ -71,24 +74,23 @@ def of_single_segment(chosen: Any) -> LevelChoice:
     return LevelChoice(level.name or "L1", "L1", "segment" if level.is_l1 else "person", EXISTING)
 
 
-def _levels(spine: SpineSegmentation, check: Any, automatic: bool) -> Levels:
-    found = {name for label, name in spine.names.items() if (spine.labels_zyx == label).any()}
+def _levels(spine: SpineSegmentation, check: LevelCheck, automatic: bool) -> Levels:
+    present = {name for label, name in spine.names.items() if (spine.labels_zyx == label).any()}
+    found = []
+    for level in check.levels:
+        x, y, z = level.body_center_lps_mm
+        found.append(FoundLevel(level.name, level.volume_ml, (-x, -y, z)))
     return Levels(
         segmenter=segmenter_choice.NAMES.get(spine.segmenter, spine.segmenter),
-        found=tuple(_found_level(level) for level in check.levels),
-        doubts=tuple(check.doubts),
+        found=tuple(found),
+        doubts=check.doubts,
         must_ask=automatic,
-        landmarks=tuple(name for name in spine.names.values() if name in found and not vertebrae.is_vertebra(name)),
-        serving=tuple(check.serving),
+        landmarks=tuple(name for name in spine.names.values() if name in present and _is_landmark(name)),
+        serving=check.serving,
+        doubtful=check.doubtful,
+        statement=check.statement,
     )
 
 
-def _found_level(level: Any) -> FoundLevel:
-    x, y, z = level.center_lps_mm
-    return FoundLevel(level.name, level.volume_ml, (-x, -y, z))
-
-
-def _decided_by(levels: Levels) -> str:
-    if levels.decided:
-        return "person"
-    return "segmenter" if levels.must_ask else "segment"
+def _is_landmark(name: str) -> bool:
+    return name == vertebrae.SACRUM or name.startswith("rib_")

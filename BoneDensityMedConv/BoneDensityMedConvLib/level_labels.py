@@ -1,4 +1,8 @@
-"""The vertebrae's names in the slice views: one locked point at the centre of each body, with its name beside it."""
+"""The vertebrae's names in the slice views: one locked point at the centre of each body, with its name beside it.
+
+The measured vertebra's name has a markups node of its own, for points that are projected onto a slice are all drawn in
+their node's one colour.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from typing import Any
 import slicer
 
 from BoneDensityMedConvLib import level_view
-from BoneDensityMedConvLib.level_choice import Levels
+from BoneDensityMedConvLib.level_choice import FoundLevel, Levels
 
 OWN_ATTRIBUTE = "BoneDensityMedConv.LevelNames"
-ROLE = "BoneDensityMedConv.LevelNames"  # the reference from the segmentation to its names
+# References from the segmentation to its names.
+TARGET_ROLE, OTHERS_ROLE = "BoneDensityMedConv.TargetName", "BoneDensityMedConv.LevelNames"
 TARGET_COLOR = (1.0, 0.78, 0.2)
 QUESTION_COLOR = (1.0, 0.45, 0.3)
 OTHER_COLOR = (0.75, 0.85, 0.95)
@@ -20,55 +25,68 @@ GLYPH_SCALE = 1.2
 SHOWN_IN = ("Sagittal", "Coronal")  # in an axial view all names would lie on each other
 
 
-def show(segmentation: Any, levels: Levels, slice_nodes: Iterable[Any] = ()) -> Any:
-    """Write the names beside the vertebrae, in these slice views; returns the markups node.
+def show(segmentation: Any, levels: Levels, slice_nodes: Iterable[Any] = ()) -> None:
+    """Write the names beside the vertebrae, in these slice views.
 
     slice_nodes: the `vtkMRMLSliceNode`s to show them in, of which axial ones are left out; none means all views.
     """
-    node = names_of(segmentation) or _new(segmentation)
+    views = [view.GetID() for view in slice_nodes if view.GetOrientation() in SHOWN_IN]
+    target = [level for level in levels.found if level.name == levels.target]
+    others = [level for level in levels.found if level.name != levels.target]
+    color = QUESTION_COLOR if levels.in_question else TARGET_COLOR
+    _write(segmentation, OTHERS_ROLE, levels, others, OTHER_COLOR, views)
+    _write(segmentation, TARGET_ROLE, levels, target, color, views)
+
+
+def nodes_of(segmentation: Any) -> list[Any]:
+    """The markups nodes with a segmentation's names: of the measured vertebra, and of the others."""
+    found = [segmentation.GetNodeReference(role) for role in (TARGET_ROLE, OTHERS_ROLE)]
+    return [node for node in found if node is not None]
+
+
+def remove_orphans(scene: Any) -> None:
+    """Remove the names whose segmentation is gone."""
+    owners = scene.GetNodesByClass("vtkMRMLSegmentationNode")
+    owned = [node for i in range(owners.GetNumberOfItems()) for node in nodes_of(owners.GetItemAsObject(i))]
+    nodes = scene.GetNodesByClass("vtkMRMLMarkupsFiducialNode")
+    for node in [nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())]:
+        if node.GetAttribute(OWN_ATTRIBUTE) is not None and node not in owned:
+            scene.RemoveNode(node)
+
+
+def _write(
+    segmentation: Any,
+    role: str,
+    levels: Levels,
+    named: list[FoundLevel],
+    color: tuple[float, float, float],
+    view_ids: list[str],
+) -> None:
+    node = segmentation.GetNodeReference(role) or _new(segmentation, role)
     was_modifying = node.StartModify()
     try:
         node.RemoveAllControlPoints()
         node.SetAndObserveTransformNodeID(segmentation.GetTransformNodeID())
-        for level in levels.found:
+        for level in named:
             index = node.AddControlPointWorld(level.center_ras_mm, level_view.label(levels, level.name))
             node.SetNthControlPointLocked(index, True)
-            node.SetNthControlPointSelected(index, level.name == levels.target)
     finally:
         node.EndModify(was_modifying)
     display = node.GetDisplayNode()
-    display.SetSelectedColor(*(QUESTION_COLOR if levels.in_question else TARGET_COLOR))
+    display.SetColor(*color)
+    display.SetSelectedColor(*color)
     display.SetVisibility(True)
-    planes = [view.GetID() for view in slice_nodes if view.GetOrientation() in SHOWN_IN]
     display.RemoveAllViewNodeIDs()
-    for view_id in planes:
+    for view_id in view_ids:
         display.AddViewNodeID(view_id)
-    return node
 
 
-def names_of(segmentation: Any) -> Any:
-    """The markups node with a segmentation's names, or None."""
-    return segmentation.GetNodeReference(ROLE) if segmentation is not None else None
-
-
-def hide_all_but(segmentation: Any, scene: Any) -> None:
-    """Hide the names of every other segmentation, and remove those whose segmentation is gone."""
-    nodes, kept = scene.GetNodesByClass("vtkMRMLMarkupsFiducialNode"), names_of(segmentation)
-    owners = scene.GetNodesByClass("vtkMRMLSegmentationNode")
-    owned = {names_of(owners.GetItemAsObject(i)) for i in range(owners.GetNumberOfItems())}
-    for node in [nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())]:
-        if node is kept or node.GetAttribute(OWN_ATTRIBUTE) is None:
-            continue
-        if node in owned:
-            node.SetDisplayVisibility(False)
-        else:
-            scene.RemoveNode(node)
-
-
-def _new(segmentation: Any) -> Any:
+def _new(segmentation: Any, role: str) -> Any:
     scene = segmentation.GetScene()
-    name = scene.GenerateUniqueName(f"{segmentation.GetName()} levels")
-    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+    what = "measured level" if role == TARGET_ROLE else "levels"
+    node = scene.AddNewNodeByClass(
+        "vtkMRMLMarkupsFiducialNode", scene.GenerateUniqueName(f"{segmentation.GetName()} {what}")
+    )
     node.SetAttribute(OWN_ATTRIBUTE, "1")
     node.SetLocked(True)
     node.CreateDefaultDisplayNodes()
@@ -80,11 +98,10 @@ def _new(segmentation: Any) -> Any:
     display.SetUseGlyphScale(True)
     display.SetGlyphScale(GLYPH_SCALE)
     display.SetGlyphType(slicer.vtkMRMLMarkupsDisplayNode.Vertex2D)
-    display.SetColor(*OTHER_COLOR)
     # Shown in every slice of the spine, not only in the one through the point: a curved spine leaves each plane.
     display.SetSliceProjection(True)
     display.SetSliceProjectionUseFiducialColor(True)
     display.SetSliceProjectionOutlinedBehindSlicePlane(False)
     display.SetSliceProjectionOpacity(1.0)
-    segmentation.SetNodeReferenceID(ROLE, node.GetID())
+    segmentation.SetNodeReferenceID(role, node.GetID())
     return node

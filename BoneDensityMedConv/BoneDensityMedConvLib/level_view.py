@@ -9,6 +9,7 @@ from BoneDensityMedConvLib.terminology import plain_name
 
 QUESTION = "Is the outlined vertebra L1? Look at the sagittal view: the last ribs belong to T12, the sacrum follows L5."
 ABSENT = "No vertebra is named L1. Say which one is L1, or measure T12 or L2 instead."
+NAMED_SO = "L1, as the segment says; the check has doubts."
 WHICH_IS_L1 = "The level is in doubt, so nothing is measured yet."
 
 
@@ -35,7 +36,7 @@ def view(levels: Levels | None, busy: bool = False) -> dict[str, Any] | None:
         "doubts": [{"severity": str(doubt.severity), "message": doubt.message} for doubt in levels.doubts],
         "question": question(levels),
         "statement": statement(levels),
-        "can_confirm": levels.in_question and bool(target) and not busy,
+        "can_confirm": levels.in_question and target in levels.serving and not busy,
         "can_shift_up": bool(up),
         "can_shift_down": bool(down),
         "shift_up_label": _shift_label(levels, up, "above"),
@@ -72,21 +73,21 @@ def statement(levels: Levels) -> str:
         parts.append(f"Corrected by the reader: what the segmenter calls {levels.l1_is} is L1.")
     elif levels.decided and not levels.instead:
         parts.append("L1 confirmed by the reader.")
-    if not parts:
-        parts.append("L1 as the segmenter named it; " + ("see the doubts." if levels.doubts else "no doubt was found."))
-    return " ".join(parts)
+    if parts:
+        return " ".join(parts)
+    return NAMED_SO if levels.doubts and not levels.must_ask else levels.statement
 
 
 def label(levels: Levels, found: str) -> str:
     """What stands beside a vertebra in the slice views."""
     name = levels.shown_as()[found]
+    if levels.in_question and (found == levels.target or found in levels.doubtful):
+        return f"{name} ?"
     if found != levels.target:
         return name
-    if levels.in_question:
-        return f"{name} ?"
     if levels.instead:
         return f"{name} (instead of L1)"
-    return f"{name} (called {found} by the segmenter)" if found != name else name
+    return f"{name} (was {found})" if found != name else name  # short: it must fit beside the vertebra
 
 
 def alternatives(levels: Levels) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from BoneDensityMedConvLib import slice_views
 
-DISPLAYABLE_MANAGERS = ("vtkMRMLSegmentationsDisplayableManager2D",)
+DISPLAYABLE_MANAGERS = ("vtkMRMLSegmentationsDisplayableManager2D", "vtkMRMLMarkupsDisplayableManager")
 
 
 class OffscreenSliceView:
@@ -42,6 +42,7 @@ class OffscreenSliceView:
         # The managers ask the renderer's interactor for the view's size; no event loop is started.
         self._interactor = vtk.vtkGenericRenderWindowInteractor()
         self._interactor.SetRenderWindow(self._window)
+        self._markups_logic = _markups_logic(scene, application_logic)
         self._managers = self._displayable_managers(application_logic)
 
         self.logic = slicer.vtkMRMLSliceLogic()
@@ -90,7 +91,7 @@ class OffscreenSliceView:
 
     def _displayable_managers(self, application_logic: Any) -> Any:
         factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
-        if factory.GetMRMLApplicationLogic() is None:
+        if factory.GetMRMLApplicationLogic() is not application_logic:
             factory.SetMRMLApplicationLogic(application_logic)
         for name in DISPLAYABLE_MANAGERS:
             if not factory.IsDisplayableManagerRegistered(name):
@@ -99,3 +100,15 @@ class OffscreenSliceView:
         group.SetRenderer(self._renderer)
         group.Initialize(factory, self._renderer)
         return group
+
+
+def _markups_logic(scene: Any, application_logic: Any) -> Any:
+    """The logic that the markups' displayable manager asks for by name; Slicer has it, slicer-core needs it made."""
+    known = application_logic.GetModuleLogic("Markups")
+    if known is not None:
+        return known
+    made = slicer.vtkSlicerMarkupsLogic()
+    made.SetMRMLApplicationLogic(application_logic)
+    made.SetMRMLScene(scene)
+    application_logic.SetModuleLogic("Markups", made)
+    return made

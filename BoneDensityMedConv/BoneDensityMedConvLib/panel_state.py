@@ -9,7 +9,7 @@ from typing import Any
 import slicer
 import vtk
 
-from BoneDensityMedConvLib import comparison, level_choice, parameters, scene, stored_result
+from BoneDensityMedConvLib import comparison, level_choice, level_labels, parameters, scene, stored_result
 from BoneDensityMedConvLib.observation import Observations, content_events
 from medconv import worker_errors
 from medconv.types import MedConvError
@@ -132,4 +132,5 @@ class PanelState:
             # The node was removed: an unattached one serves until the panel brings the new scene's.
             self.set_node(slicer.vtkMRMLScriptedModuleNode())
         elif not scene.is_changing(self.node.GetScene()):
+            level_labels.remove_orphans(self.node.GetScene())
             self.look_again()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from BoneDensityMedConvLib import segmenter_weights
+from BoneDensityMedConvLib import dependencies, segmenter_weights
 from medconv import level_report
 from medconv.segmenter import (
     DEMONSTRATION,
@@ -67,6 +67,8 @@ def request(chosen: Any, kind: str = "") -> SegmenterRequest:
 def what_is_missing(chosen: Any, kind: str = "") -> str:
     """What a source (by default the chosen one) still needs from the person, as a sentence; "" if nothing."""
     kind = kind or chosen.segmenter
+    if reason := _why_not_available(kind):
+        return reason
     if kind == NNUNET and not chosen.nnunetFolder:
         return "Choose the folder of the nnU-Net v2 model."
     if kind == NNUNET and not Path(chosen.nnunetFolder).is_dir():
@@ -77,8 +79,12 @@ def what_is_missing(chosen: Any, kind: str = "") -> str:
 
 
 def list_view() -> list[dict[str, Any]]:
-    """The sources as the panel lists them."""
-    return [{"id": kind, "label": label, "available": True, "reason": ""} for kind, label in LABELS.items()]
+    """The sources as the panel lists them; what a press of Analyse can install after asking counts as available."""
+    listed = []
+    for kind, label in LABELS.items():
+        reason = _why_not_available(kind)
+        listed.append({"id": kind, "label": label, "available": not reason, "reason": reason})
+    return listed
 
 
 def options_view(chosen: Any) -> dict[str, Any]:
@@ -101,3 +107,11 @@ def options_view(chosen: Any) -> dict[str, Any]:
         "insist_label": INSIST_LABEL,
         "demonstration_note": DEMONSTRATION_NOTE if demonstration else "",
     }
+
+
+def _why_not_available(kind: str) -> str:
+    """What a source lacks on this computer that the panel can't install, and what to do; "" if nothing."""
+    if kind == EXISTING:
+        return ""
+    lacking = [problem for problem in dependencies.missing(kind) if not problem.installable]
+    return f"{lacking[0].message} {lacking[0].remedy}" if lacking else ""

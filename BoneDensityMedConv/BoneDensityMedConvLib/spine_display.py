@@ -17,11 +17,11 @@ TARGET_COLOR = (1.0, 0.69, 0.0)
 OTHER_COLORS = ((0.45, 0.66, 0.85), (0.55, 0.78, 0.60))
 LANDMARK_COLOR = (0.70, 0.62, 0.75)
 OTHER_OUTLINE_OPACITY = 0.45
-OTHER_FILL_OPACITY = 0.08
+TARGET_FILL_OPACITY, OTHER_FILL_OPACITY = 0.15, 0.08  # the bone must stay readable
 NO_COLOR = (-1.0, -1.0, -1.0)  # vtkMRMLSegmentationDisplayNode's sign for "the segment's own"
 SHOWN_LANDMARKS = (vertebrae.SACRUM,)
 SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
-MARGIN_MM = 25.0  # beyond the centres of the outermost vertebrae: their own half height and a little
+MARGIN_MM = 40.0  # beyond the centres of the outermost vertebrae: their own half height, and the sacrum's top
 SEEN_IN_QUESTION = ("T11", "L5")
 
 
@@ -31,17 +31,20 @@ def show(segmentation: Any, levels: Levels, slice_logics: list[Any]) -> None:
     _outline(segmentation, ids, levels)
     if levels.target in ids:
         _surface_of(segmentation, ids[levels.target])
-    level_labels.hide_all_but(segmentation, segmentation.GetScene())
     level_labels.show(segmentation, levels, [logic.GetSliceNode() for logic in slice_logics])
 
 
 def hide_others(segmentation: Any) -> None:
-    """Hide every other segmentation that was made here: two outlines of each vertebra would confuse."""
+    """Hide every other segmentation that was made here, and all names of others: two of each would confuse."""
     nodes = segmentation.GetScene().GetNodesByClass("vtkMRMLSegmentationNode")
     for index in range(nodes.GetNumberOfItems()):
         node = nodes.GetItemAsObject(index)
-        if node is not segmentation and spine_segments.is_made_here(node):
+        if node is segmentation:
+            continue
+        if spine_segments.is_made_here(node):
             node.SetDisplayVisibility(False)
+        for names in level_labels.nodes_of(node):
+            names.SetDisplayVisibility(False)
 
 
 def frame(levels: Levels, ct_node: Any, slice_logics: list[Any]) -> None:
@@ -52,7 +55,7 @@ def frame(levels: Levels, ct_node: Any, slice_logics: list[Any]) -> None:
     """
     if not levels.found:
         return
-    target = next((level for level in levels.found if level.name == levels.target), None)
+    target = levels.measured
     middle = levels.found[len(levels.found) // 2]
     slice_views.use_bone_window(ct_node)
     slice_views.show_planes(slice_logics, ct_node, (target or middle).center_ras_mm)
@@ -107,7 +110,7 @@ def _outline(segmentation: Any, ids: dict[str, str], levels: Levels) -> None:
         display.SetSegmentVisibility2DFill(segment_id, True)
         display.SetSegmentVisibility2DOutline(segment_id, True)
         display.SetSegmentVisibility3D(segment_id, is_target)
-        display.SetSegmentOpacity2DFill(segment_id, segments.FILL_OPACITY_2D if is_target else OTHER_FILL_OPACITY)
+        display.SetSegmentOpacity2DFill(segment_id, TARGET_FILL_OPACITY if is_target else OTHER_FILL_OPACITY)
         display.SetSegmentOpacity2DOutline(
             segment_id, segments.OUTLINE_OPACITY_2D if is_target else OTHER_OUTLINE_OPACITY
         )
@@ -136,7 +139,7 @@ def _surface_of(segmentation: Any, segment_id: str) -> None:
     alone = slicer.vtkSegmentation()
     alone.SetSourceRepresentationName(segments.LABELMAP)
     alone.CopySegmentFromSegmentation(core, segment_id)
-    if not alone.CreateRepresentation(SURFACE):
+    if not alone.CreateRepresentation(SURFACE, True):  # in place of the empty one, if there is one
         return
     for index in range(core.GetNumberOfSegments()):
         segment = core.GetNthSegment(index)

@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 
 from BoneDensityMedConvLib import fingerprint, scene, segments, terminology
 from medconv import vertebrae
+from medconv.level_report import SEGMENTER_NAMES
 from medconv.segmentation_comparison import structure_mask
+from medconv.segmenter import EXISTING
 from medconv.types import CTVolume, InputRefused, L1Mask, QualityNote, Severity, SpineSegmentation
 
 FOUND_AS_TAG = "BoneDensityMedConv.FoundAs"
 REQUEST_ATTRIBUTE = "BoneDensityMedConv.SegmenterRequest"
 SCAN_ATTRIBUTE = "BoneDensityMedConv.SegmentedScan"
 ORIGIN_ATTRIBUTE = "BoneDensityMedConv.SegmentationOrigin"
-PERSON = "a segmentation in the scene"
 CHECKSUMS_KEPT = 16
 EDITED = "The segment of {name} was edited after {segmenter} made it."
 
@@ -36,12 +37,13 @@ _checksums: dict[tuple[Any, ...], int] = {}
 
 @dataclass(frozen=True)
 class Origin:
-    """What made a segmentation; for one that was not made here, only its node's name."""
+    """What made a segmentation, and the names of all structures that it can find; nothing for a person's own."""
 
-    segmenter: str
+    segmenter: str = EXISTING
     identity: str = ""
     is_demonstration: bool = False
     notes: tuple[QualityNote, ...] = ()
+    known: tuple[str, ...] = ()
     checksums: Mapping[str, int] | None = None
 
 
@@ -51,7 +53,7 @@ def add_spine(found: SpineSegmentation, ct_node: Any, request: str) -> Any:
     request: what was asked for, as `find_spine` will be given it. All segments share one labelmap.
     """
     mrml_scene = ct_node.GetScene()
-    title = f"{ct_node.GetName()} vertebrae ({found.segmenter})"
+    title = f"{ct_node.GetName()} vertebrae ({SEGMENTER_NAMES.get(found.segmenter, found.segmenter)})"
     node = mrml_scene.AddNewNodeByClass("vtkMRMLSegmentationNode", mrml_scene.GenerateUniqueName(title))
     labelmap = segments.place_labels(node, found.labels_zyx, found.start_xyz, ct_node)
     masks = {name: mask for name in found.names.values() if (mask := structure_mask(found, name)) is not None}
@@ -69,6 +71,7 @@ def add_spine(found: SpineSegmentation, ct_node: Any, request: str) -> Any:
         found.identity,
         found.is_demonstration,
         found.notes,
+        tuple(found.names.values()),
         {name: fingerprint.of_mask(mask) for name, mask in masks.items()},
     )
     node.SetAttribute(REQUEST_ATTRIBUTE, request)
@@ -113,9 +116,9 @@ def origin_of(node: Any) -> Origin:
     try:
         facts = json.loads(node.GetAttribute(ORIGIN_ATTRIBUTE) or "")
         notes = tuple(QualityNote(n["code"], Severity(n["severity"]), n["message"]) for n in facts["notes"])
-        return Origin(**facts | {"notes": notes})
+        return Origin(**facts | {"notes": notes, "known": tuple(facts["known"])})
     except (ValueError, KeyError, TypeError):  # none, or a scene edited by hand
-        return Origin(PERSON)
+        return Origin()
 
 
 def found_structures(node: Any, preferred_id: str = "") -> dict[str, str]:
@@ -159,8 +162,9 @@ def read_spine(node: Any, ct: CTVolume, preferred_id: str = "") -> SpineSegmenta
         labels_zyx=labels,
         start_xyz=start,
         ct_geometry=ct.geometry,
-        names=dict(enumerate(masks, start=1)),
-        segmenter=origin.segmenter if is_made_here(node) else node.GetName() or PERSON,
+        # What a network can find and did not is a finding too.
+        names=dict(enumerate([*masks, *(name for name in origin.known if name not in masks)], start=1)),
+        segmenter=origin.segmenter,
         identity=origin.identity,
         is_demonstration=origin.is_demonstration,
         notes=(*origin.notes, *_edited(origin, masks)),
@@ -225,7 +229,11 @@ def _call(segment: Any, structure: str) -> None:
 def _edited(origin: Origin, masks: Mapping[str, L1Mask]) -> list[QualityNote]:
     """A note for every vertebra that is not as its segmenter left it."""
     return [
-        QualityNote("segment_edited", Severity.INFO, EDITED.format(name=name, segmenter=origin.segmenter))
+        QualityNote(
+            "segment_edited",
+            Severity.INFO,
+            EDITED.format(name=name, segmenter=SEGMENTER_NAMES.get(origin.segmenter, origin.segmenter)),
+        )
         for name, mask in masks.items()
         if origin.checksums and vertebrae.is_vertebra(name) and fingerprint.of_mask(mask) != origin.checksums.get(name)
     ]

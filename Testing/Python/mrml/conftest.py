@@ -1,4 +1,4 @@
-"""Fixtures of the MRML tests: a real scene on slicer-core without a window, the phantom in it, and weights."""
+"""Fixtures of the MRML tests: a real scene on slicer-core without a window, phantoms in it, and weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import pytest
 import slicer
 from core.conftest import only_untrained, untrained_card, untrained_weights  # noqa: F401
 from core.phantom import Phantom, grid, phantom
+from core.spine_phantom import segmentation_of, spine_phantom
+from mrml.fake_worker import FakeWorker
 
 from BoneDensityMedConvLib import segments
+from BoneDensityMedConvLib.presenter import Presenter
+from medconv.types import SpineSegmentation
 
 
 @dataclass
@@ -86,3 +90,33 @@ def parameter_node(headless: Headless) -> Any:
     node.SetModuleName("BoneDensityMedConv")
     node.SetName("BoneDensityMedConv")
     return headless.scene.AddNode(node)
+
+
+@pytest.fixture
+def worker() -> FakeWorker:
+    return FakeWorker()
+
+
+@pytest.fixture
+def presenter(parameter_node: Any, worker: FakeWorker, only_untrained: Any) -> Iterator[Presenter]:  # noqa: F811
+    made = Presenter(parameter_node, worker=worker)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def spine() -> Phantom:
+    """T11 to L5 with the last ribs and the sacrum; treat as read-only."""
+    return spine_phantom()
+
+
+@pytest.fixture(scope="session")
+def found(spine: Phantom) -> SpineSegmentation:
+    """What a perfect segmenter finds in it."""
+    return segmentation_of(spine)
+
+
+@pytest.fixture
+def spine_ct(scene: Any, spine: Phantom) -> Any:
+    """The spine's CT in the scene."""
+    return segments.add_ct(scene, spine.ct, "CT")

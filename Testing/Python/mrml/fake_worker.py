@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from medconv.worker_client import Event, Failure, Progress, Result
+from medconv.types import SpineSegmentation
+from medconv.worker_client import Done, Event, Failure, Progress, Result, Segmented
 
 # PAPER_AND_CODE's worked example: prior (0.5, 0.4, 0.1), logits (1, 0, 0).
 DOCUMENT: dict[str, Any] = {
@@ -33,6 +34,8 @@ class FakeWorker:
 
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any]] = []
+        self.segmentations: list[dict[str, Any]] = []
+        self.weights_jobs: list[tuple[str, str]] = []
         self.next_events: list[Event] = []
         self.cancelled = 0
         self.closed = 0
@@ -42,6 +45,17 @@ class FakeWorker:
         if self.refuses_with is not None:
             raise self.refuses_with
         self.jobs.append({"case": case, "weights": weights, "device": device, "adjustment": adjustment})
+
+    def segment(self, ct, request) -> None:
+        if self.refuses_with is not None:
+            raise self.refuses_with
+        self.segmentations.append({"ct": ct, "request": request})
+
+    def fetch_weights(self, quality, weights_folder="") -> None:
+        self.weights_jobs.append(("fetch", quality))
+
+    def import_weights(self, file, weights_folder="") -> None:
+        self.weights_jobs.append(("import", str(file)))
 
     def poll(self) -> list[Event]:
         events, self.next_events = self.next_events, []
@@ -56,6 +70,12 @@ class FakeWorker:
 
     def answers(self, **changes: Any) -> None:
         self.next_events = [Result(copy.deepcopy(DOCUMENT) | changes)]
+
+    def finds(self, segmentation: SpineSegmentation) -> None:
+        self.next_events = [Segmented(segmentation)]
+
+    def is_done(self, text: str) -> None:
+        self.next_events = [Done(text)]
 
     def fails(self, code: str, message: str, remedy: str) -> None:
         self.next_events = [Failure(code, message, remedy)]

@@ -8,7 +8,6 @@ import pytest
 import slicer
 import vtk
 from core.conftest import PRIOR
-from mrml.fake_worker import FakeWorker
 
 from BoneDensityMedConvLib import dependencies, parameters, segments
 from BoneDensityMedConvLib.presenter import Presenter
@@ -26,18 +25,6 @@ ADJUSTMENT_KEYS = {
 RESULT_KEYS = {
     "class_id", "class_label", "probabilities", "hu_line", "l1_line", "quality", "model_line", "adjustment_line",
 }  # fmt: skip
-
-
-@pytest.fixture
-def worker():
-    return FakeWorker()
-
-
-@pytest.fixture
-def presenter(parameter_node, worker, only_untrained):
-    made = Presenter(parameter_node, worker=worker)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from medconv.vertebrae import is_vertebra
+
 PATCH_ZYX = (16, 24, 24)
 NAMES = ("L2", "L1", "T12", "sacrum")
 THRESHOLDS_HU = (450.0, 650.0, 850.0, 1050.0)
@@ -30,16 +32,18 @@ def write_model(
     thresholds_hu: Sequence[float] = THRESHOLDS_HU,
     spacing_mm: float = 3.0,
     reader: str = "NibabelIOWithReorient",
+    patch_zyx: Sequence[int] = PATCH_ZYX,
     shift_x: int = 0,
     folds: Sequence[str] = ("fold_0",),
     dataset_name: str = "Dataset901_Bins",
 ) -> Path:
     """Write DatasetXXX/nnUNetTrainer__…/ with plans.json, dataset.json and checkpoints; returns the model folder."""
     model = folder / dataset_name / MODEL_NAME
-    plans = make_plans(dataset_name, spacing_mm, reader)
+    plans = make_plans(dataset_name, spacing_mm, reader, patch_zyx)
     dataset = {
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0} | {f"vertebrae_{name}": n + 1 for n, name in enumerate(names)},
+        "labels": {"background": 0}
+        | {f"vertebrae_{name}" if is_vertebra(name) else name: n + 1 for n, name in enumerate(names)},
         "numTraining": 1,
         "file_ending": ".nii.gz",
     }
@@ -74,7 +78,7 @@ def write_checkpoint(path: Path, plans: dict[str, Any], dataset: dict[str, Any],
     torch.save(checkpoint | more, path)
 
 
-def make_plans(dataset_name: str, spacing_mm: float, reader: str) -> dict[str, Any]:
+def make_plans(dataset_name: str, spacing_mm: float, reader: str, patch_zyx: Sequence[int]) -> dict[str, Any]:
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     return {
         "dataset_name": dataset_name,
@@ -92,7 +96,7 @@ def make_plans(dataset_name: str, spacing_mm: float, reader: str) -> dict[str, A
                 "data_identifier": "nnUNetPlans_3d_fullres",
                 "preprocessor_name": "DefaultPreprocessor",
                 "batch_size": 2,
-                "patch_size": list(PATCH_ZYX),
+                "patch_size": list(patch_zyx),
                 "median_image_size_in_voxels": [64.0, 64.0, 64.0],
                 "spacing": [spacing_mm] * 3,
                 "normalization_schemes": ["CTNormalization"],

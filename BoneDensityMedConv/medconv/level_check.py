@@ -140,8 +140,8 @@ def _statement(spine: Spine, target: str | None, doubts: list[QualityNote], only
     if doubts:
         return f"L1 in doubt: {doubts[0].message}"
     if only_named:
-        return "L1, by its name."
-    return f"L1, counted from {' and '.join(landmarks_in_view(spine))}."
+        return "L1, by its name"
+    return f"L1, counted from {' and '.join(landmarks_in_view(spine))}"
 
 
 def _cut(segmentation: SpineSegmentation, level: FoundLevel) -> tuple[BoolArray, Index3]:

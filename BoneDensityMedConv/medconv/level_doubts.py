@@ -1,52 +1,30 @@
 """What makes the level doubtful. Each function looks at one thing and gives sentences; none decides.
 
 Figures without a source are starting values, set so that the real sample CT and the simulated spines give no false
-alarm. Only levels from T11 downwards are judged: what is amiss higher up does not move the count to L1.
+alarm. What one vertebra's size and place say against it is in `level_outliers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from medconv.level_outliers import SPACING_RATIO, Doubt, doubt, find_outliers, judged, usual_step_mm
 from medconv.level_structures import LIVER, FoundLevel, Spine
-from medconv.types import QualityNote, Severity
+from medconv.types import QualityNote
 from medconv.vertebrae import LAST_RIBS, LUMBAR, ORDER, SACRUM
 from medconv.vertebral_body import VOLUME_RANGE_ML
 
-JUDGED = ORDER[ORDER.index("T11") :]
 TARGET = "L1"
 PASSES_DISAGREE = "level_passes_disagree"  # the note of a segmenter whose two networks name L1 differently
 OF_THE_TARGET = frozenset({"l1_absent", "l1_touches_border", "l1_in_pieces", "l1_volume_implausible"})
 
-# Distance between the centres of neighbouring bodies, relative to L1–L2: the means of the simulated spines, which are
-# made of typical body heights and discs; the real sample CT (L1 to S1) differs by at most 0.05 from them.
-RELATIVE_SPACING = {"T12": 0.83, "L1": 0.91, "L2": 1.0, "L3": 1.04, "L4": 1.06, "L5": 1.04, "L6": 1.0, "S1": 1.0}
-# A vertebra that lost half its height shortens the two distances beside it by a fifth; a missing level doubles one,
-# and two labels in one vertebra halve it.
-SPACING_RATIO = (0.72, 1.35)
-SPACING_RATIO_OF_S1 = (0.55, np.inf)  # segmenters differ in how much they call S1; room above it is judged apart
-SPACING_MM = (18.0, 50.0)  # typical 25 to 45 mm from T11 to L5
-# A neighbour's volume is within 25 % in the real CT and the simulated spines; a label on two vertebrae doubles it.
-VOLUME_RATIO = (0.6, 1.5)
 ROOM_FOR_ONE_MM = 40.0  # from L5's body to the sacrum: some 23 mm; another vertebra would add 35 mm
 ROOM_ABOVE_MM = 45.0  # with that much CT above the middle of L1, most of T12 is in view
-# Neighbours touch at their facets, in at most 190 mm² along one axis; a cut through a body has about 1100 mm².
-CONTACT_MM2 = 450.0
-SPREAD_MM, SPREAD_SHARE = 15.0, 0.1  # a second piece that far up or down the spine belongs to another vertebra
 BACK_TO_FRONT_MM = -3.0  # with its arch, a vertebra's centre lies 8 to 12 mm behind that of its body
 LIVER_ML = 50.0
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """One reason to doubt, and the vertebrae that it concerns (by the segmenter's names)."""
-
-    note: QualityNote
-    levels: tuple[str, ...]
 
 
 def find_doubts(spine: Spine, notes: tuple[QualityNote, ...], only_named: bool) -> list[Doubt]:
@@ -56,38 +34,25 @@ def find_doubts(spine: Spine, notes: tuple[QualityNote, ...], only_named: bool) 
     """
     doubts = [*_orientation(spine)]
     if not only_named:
-        doubts += [*_landmarks(spine), *_missing(spine), *_count(spine), *_ribs(spine), *_order(spine)]
-        doubts += [*_spacing(spine), *_volumes(spine), *_spread(spine), *_contacts(spine)]
-        doubts += [_doubt(n.code, n.message, TARGET) for n in notes if n.code == PASSES_DISAGREE]
+        order = [*_order(spine)]
+        doubts += [*order, *_landmarks(spine), *_ribs(spine)]
+        if not order:  # distances between names in disorder mean nothing
+            doubts += [*_missing(spine), *_count(spine), *find_outliers(spine)]
+        doubts += [doubt(n.code, n.message, TARGET) for n in notes if n.code == PASSES_DISAGREE]
     return [*doubts, *_target(spine, only_named)]
 
 
-def _doubt(code: str, message: str, *levels: str) -> Doubt:
-    return Doubt(QualityNote(code, Severity.WARNING, message), levels)
-
-
-def _judged(spine: Spine, whole: bool = True) -> list[FoundLevel]:
-    return [v for v in spine.levels if v.name in JUDGED and not (whole and v.touches_border)]
-
-
-def _steps(spine: Spine) -> list[tuple[FoundLevel, FoundLevel]]:
-    """Neighbours by name, with nothing between them, of the whole vertebrae."""
-    sequence = [n for n in JUDGED if n in spine.names or n not in ("T13", "L6")]
-    whole = {v.name: v for v in _judged(spine)}
-    return [(whole[a], whole[b]) for a, b in pairwise(sequence) if a in whole and b in whole]
-
-
 def _orientation(spine: Spine) -> Iterator[Doubt]:
-    whole = _judged(spine)
+    whole = judged(spine)
     behind = [v.center_lps_mm[1] - v.body_center_lps_mm[1] for v in whole if v.name != "S1"]
     if behind and float(np.median(behind)) < BACK_TO_FRONT_MM:
-        yield _doubt(
+        yield doubt(
             "spine_back_to_front",
             "The arches of the vertebrae lie in front of their bodies: the image is turned or mirrored.",
         )
     falls = [upper.body[2] > lower.body[2] for upper, lower in pairwise(whole)]
     if falls and not any(falls):
-        yield _doubt(
+        yield doubt(
             "spine_upside_down",
             f"{whole[-1].name} lies above {whole[0].name}: the image is upside down, or the names are.",
         )
@@ -95,7 +60,7 @@ def _orientation(spine: Spine) -> Iterator[Doubt]:
     if liver is not None and liver.volumes_ml[0] >= LIVER_ML and spine.levels:
         side = float(np.median([v.body[0] for v in spine.levels]))
         if liver.centers_lps_mm[0][0] > side:
-            yield _doubt(
+            yield doubt(
                 "liver_on_the_left",
                 "The liver lies on the patient's left: the image is mirrored, or the organs are (situs inversus).",
             )
@@ -103,7 +68,7 @@ def _orientation(spine: Spine) -> Iterator[Doubt]:
 
 def _landmarks(spine: Spine) -> Iterator[Doubt]:
     if not landmarks_in_view(spine) and spine.levels:
-        yield _doubt(
+        yield doubt(
             "no_landmark",
             "Neither the twelfth rib nor the sacrum was found: nothing in view tells which vertebra is L1.",
             TARGET,
@@ -126,8 +91,8 @@ def landmarks_in_view(spine: Spine) -> list[str]:
 
 def _missing(spine: Spine) -> Iterator[Doubt]:
     """Names left out between two that were found. L1 left out with room for it is no doubt about the others."""
-    found = _judged(spine, whole=False)
-    scale = _scale(spine)
+    found = judged(spine, whole=False)
+    scale = usual_step_mm(spine)
     for upper, lower in pairwise(found):
         left_out = _between(upper.name, lower.name)
         if not left_out:
@@ -144,10 +109,10 @@ def _missing(spine: Spine) -> Iterator[Doubt]:
                 f"{upper.name} and {lower.name} are only {apart:.0f} mm apart, without room for {names}: fewer "
                 "vertebrae than usual, or wrong names."
             )
-        yield _doubt("level_missing", text, upper.name, lower.name)
+        yield doubt("level_missing", text, upper.name, lower.name)
     l1 = spine.level(TARGET)
     if l1 and "T12" in spine.known and "T12" not in spine.names and spine.top_mm - l1.body[2] > ROOM_ABOVE_MM:
-        yield _doubt("level_missing", "T12 was not found above L1, though the CT shows where it must be.", TARGET)
+        yield doubt("level_missing", "T12 was not found above L1, though the CT shows where it must be.", TARGET)
 
 
 def _between(upper: str, lower: str) -> list[str]:
@@ -158,9 +123,9 @@ def _count(spine: Spine) -> Iterator[Doubt]:
     """Five lumbar vertebrae are expected above the sacrum; 6.6 % of people have six (Apazidis 2011)."""
     lumbar = [n for n in LUMBAR if n in spine.names]
     if "L6" in lumbar:
-        yield _doubt("lumbar_count", "Six lumbar vertebrae were found (to L6), expected five: which one is L1?", "L6")
+        yield doubt("lumbar_count", "Six lumbar vertebrae were found (to L6), expected five: which one is L1?", "L6")
     if "T13" in spine.names:
-        yield _doubt("lumbar_count", "A thirteenth thoracic vertebra was found, expected twelve: which is L1?", "T13")
+        yield doubt("lumbar_count", "A thirteenth thoracic vertebra was found, expected twelve: which is L1?", "T13")
     if not lumbar or spine.sacrum_below_mm is None or "L6" in lumbar:
         return
     lowest = lumbar[-1]
@@ -171,17 +136,17 @@ def _count(spine: Spine) -> Iterator[Doubt]:
             f"Between {lowest} and the sacrum are {spine.sacrum_below_mm:.0f} mm, expected about 23 mm: a vertebra was "
             "not found there, or there are six lumbar vertebrae."
         )
-        yield _doubt("lumbar_count", text, lowest)
+        yield doubt("lumbar_count", text, lowest)
     elif lowest != "L5":
         text = f"{lowest} lies directly on the sacrum, expected L5: other than five lumbar vertebrae, or wrong names."
-        yield _doubt("lumbar_count", text, lowest)
+        yield doubt("lumbar_count", text, lowest)
 
 
 def _ribs(spine: Spine) -> Iterator[Doubt]:
     t12 = spine.level("T12")
     looked_for = set(LAST_RIBS) <= spine.known
     if looked_for and t12 and not t12.touches_border and not set(LAST_RIBS) & set(spine.landmarks):
-        yield _doubt(
+        yield doubt(
             "t12_without_ribs",
             "No rib was found at T12: the twelfth pair is missing, or the vertebra called T12 is L1.",
             "T12", TARGET,
@@ -194,75 +159,16 @@ def _ribs(spine: Spine) -> Iterator[Doubt]:
         numbers = " and ".join(sorted({rib[-2:] for rib in ribs}))
         expected = "no rib" if level in LUMBAR else f"rib {level[1:]}"
         text = f"Rib {numbers} begins at {level}, where {expected} was expected: names wrong by one, or a rib too many."
-        yield _doubt("rib_at_wrong_level", text, level)
+        yield doubt("rib_at_wrong_level", text, level)
 
 
 def _order(spine: Spine) -> Iterator[Doubt]:
-    whole = _judged(spine)
+    whole = judged(spine)
     pairs = [(a, b) for a, b in pairwise(whole) if a.body[2] <= b.body[2]]
     if pairs and len(pairs) < len(whole) - 1:  # all of them: upside down, which is told already
         for upper, lower in pairs:
             text = f"{upper.name} lies below {lower.name}, expected above it."
-            yield _doubt("levels_out_of_order", text, upper.name, lower.name)
-
-
-def _scale(spine: Spine) -> float:
-    """The spine's own L1–L2 distance in mm, by the median of all its steps; 34 mm where there are none."""
-    own = [float(np.linalg.norm(a.body - b.body)) / RELATIVE_SPACING[b.name] for a, b in _typical_steps(spine)]
-    return float(np.median(own)) if own else 34.0
-
-
-def _typical_steps(spine: Spine) -> list[tuple[FoundLevel, FoundLevel]]:
-    return [(a, b) for a, b in _steps(spine) if b.name in RELATIVE_SPACING]
-
-
-def _spacing(spine: Spine) -> Iterator[Doubt]:
-    scale = _scale(spine)
-    for upper, lower in _typical_steps(spine):
-        apart = float(np.linalg.norm(upper.body - lower.body))
-        expected = scale * RELATIVE_SPACING[lower.name]
-        low, high = SPACING_RATIO_OF_S1 if lower.name == "S1" else SPACING_RATIO
-        shortest, longest = (0.0, np.inf) if lower.name == "S1" else SPACING_MM
-        if not (low * expected <= apart <= high * expected and shortest <= apart <= longest):
-            text = f"{upper.name} and {lower.name} are {apart:.0f} mm apart, expected about {expected:.0f} mm: " + (
-                "two names on one vertebra?" if apart < expected else "one left out between them?"
-            )
-            yield _doubt("level_spacing", text, upper.name, lower.name)
-
-
-def _volumes(spine: Spine) -> Iterator[Doubt]:
-    whole = [v for v in spine.levels if not v.touches_border and v.name != "S1"]
-    for place, level in enumerate(whole):
-        near = [v.volume_ml for v in whole[max(0, place - 2) : place + 3] if v is not level]
-        if level.name not in JUDGED or not near:
-            continue
-        usual = float(np.median(near))
-        low, high = VOLUME_RATIO
-        if not low * usual <= level.volume_ml <= high * usual:
-            text = f"{level.name} has {level.volume_ml:.0f} ml, its neighbours about {usual:.0f} ml: " + (
-                "part of it under another name?" if level.volume_ml < usual else "two vertebrae under one name?"
-            )
-            yield _doubt("level_volume", text, level.name)
-
-
-def _spread(spine: Spine) -> Iterator[Doubt]:
-    for level in _judged(spine, whole=False):
-        if level.pieces > 1 and level.apart > SPREAD_SHARE and level.apart_mm > SPREAD_MM and level.name != "S1":
-            text = (
-                f"{level.name} is in {level.pieces} pieces, {level.apart_mm:.0f} mm apart along the spine: one name on "
-                "two vertebrae?"
-            )
-            yield _doubt("level_spread", text, level.name)
-
-
-def _contacts(spine: Spine) -> Iterator[Doubt]:
-    for (upper, lower), area in spine.contacts_mm2.items():
-        if area > CONTACT_MM2 and upper in JUDGED and lower in JUDGED and lower != "S1":
-            text = (
-                f"{upper} and {lower} touch over {area:.0f} mm², expected less than 200 mm²: two names on one "
-                "vertebra, or grown together?"
-            )
-            yield _doubt("levels_touch", text, upper, lower)
+            yield doubt("levels_out_of_order", text, upper.name, lower.name)
 
 
 def _target(spine: Spine, only_named: bool) -> Iterator[Doubt]:
@@ -271,14 +177,14 @@ def _target(spine: Spine, only_named: bool) -> Iterator[Doubt]:
     if level is None:
         if spine.levels and not only_named:
             found = f"{spine.names[0]} to {spine.names[-1]}" if len(spine.names) > 1 else spine.names[0]
-            yield _doubt("l1_absent", f"L1 was not found; the CT shows {found}.")
+            yield doubt("l1_absent", f"L1 was not found; the CT shows {found}.")
         else:
-            yield _doubt("l1_absent", "No vertebra was found." if not spine.levels else "L1 was not found.")
+            yield doubt("l1_absent", "No vertebra was found." if not spine.levels else "L1 was not found.")
         return
     flaw = flaw_of(level)
     if flaw:
         code, text = flaw
-        yield _doubt(f"l1_{code}", text, TARGET)
+        yield doubt(f"l1_{code}", text, TARGET)
 
 
 def flaw_of(level: FoundLevel) -> tuple[str, str] | None:

@@ -60,7 +60,7 @@ class FoundLevel:
 
     pieces: how many there are with more than 5 % of the label. apart: the share of the label outside the largest.
     apart_mm: how far above or below the largest piece's centre that of the second lies. box_start_xyz and box_size_xyz:
-    voxels of the CT that hold the whole label.
+    voxels of the CT that hold the largest piece.
     """
 
     name: str
@@ -160,11 +160,13 @@ def _structure(name: str, label: int, box_zyx: BoolArray, start_xyz: Index3, gri
     sizes = np.bincount(pieces.ravel())[1:]
     kept = [n for n, size in enumerate(sizes, 1) if size > MINOR_PIECE_FRACTION * sizes.sum()] or [1]
     centers = [np.argwhere(pieces == n).mean(axis=0)[::-1] + np.asarray(start_xyz) for n in kept]
+    held = np.argwhere(pieces == 1)
+    low, high = held.min(axis=0), held.max(axis=0) + 1
     return Structure(
         name=name,
         label=label,
-        piece_zyx=pieces == 1,
-        start_xyz=start_xyz,
+        piece_zyx=(pieces == 1)[low[0] : high[0], low[1] : high[1], low[2] : high[2]],
+        start_xyz=index3(low[::-1] + np.asarray(start_xyz)),
         grid=grid,
         volumes_ml=tuple(float(size) * grid.voxel_volume_ml for size in sizes),
         centers_lps_mm=tuple(grid.index_to_lps(center) for center in centers),

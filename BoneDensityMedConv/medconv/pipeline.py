@@ -100,7 +100,7 @@ def prepare(
         center_lps_mm=l1_mask.center_lps_mm(mask),
         volume_ml=l1_mask.volume_ml(mask),
         touches_border=l1_mask.touches_border(mask),
-        quality=(*quality, *mask_notes, *(_level_notes(level) if level else ())),
+        quality=(*quality, *mask_notes, *(_level_notes(level, quality) if level else ())),
         level=level,
     )
 
@@ -182,9 +182,10 @@ def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adju
     )
 
 
-def _level_notes(level: LevelChoice) -> list[QualityNote]:
-    """What there is to say about the choice of the vertebra."""
-    notes = [QualityNote(doubt.code, Severity.WARNING, doubt.message) for doubt in level.doubts]
+def _level_notes(level: LevelChoice, told: Iterable[QualityNote]) -> list[QualityNote]:
+    """What there is to say about the choice of the vertebra, without the segmenter's own notes among the doubts."""
+    known = {note.message for note in told}
+    notes = [QualityNote(d.code, Severity.WARNING, d.message) for d in level.doubts if d.message not in known]
     if level.found_as != level.used_as and level.decided_by == "person":
         text = f"{level.segmenter} calls this vertebra {level.found_as}; a person took it for {level.used_as}."
         notes.append(QualityNote("level_relabelled", Severity.WARNING, text))

@@ -44,7 +44,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
         {"network", "weights", "inference"},
         {"tau_adjustment"},
         {"tscore"},
-        {"level_check", "level_doubts", "level_structures"},
+        {"level_check", "level_doubts", "level_outliers", "level_structures"},
         {"segmentation_comparison"},
         {"case_file", "ct_file", "segmentation_file"},
     ),

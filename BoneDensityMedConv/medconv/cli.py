@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medconv import RESEARCH_USE_ONLY, __version__
-from medconv.inference import DEVICES
-from medconv.tau_adjustment import METHODS
+from medconv.command_line import Commands, add_compare, add_predict, add_segment, add_segmenters
 from medconv.types import MedConvError, UsageError
 
 
@@ -54,36 +53,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"medconv {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_predict(commands)
+    add_predict(commands)
+    add_segment(commands)
+    add_compare(commands)
+    add_segmenters(commands)
     _add_panel(commands)
     _add_weights(commands)
     _add_bench(commands)
     return parser
 
 
-def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    p = commands.add_parser("predict", help="one CT and its L1 mask to result.json, report.html and pictures")
-    p.add_argument("ct", type=Path, metavar="CT", help="NIfTI, NRRD or MetaImage file, or a folder with a DICOM series")
-    p.add_argument("--series", metavar="UID", help="which DICOM series, if the folder holds several")
-    p.add_argument("--mask", type=Path, metavar="FILE", help="label map that holds L1")
-    p.add_argument("--label", type=int, metavar="N", help="L1's label: 31 TotalSegmentator, 20 VerSe/CTSpine1K")
-    p.add_argument("--segmenter", metavar="NAME", help="'existing' (default): take L1 from --mask")
-    p.add_argument("--weights", metavar="NAME|FILE", help="default: the shipped weights")
-    p.add_argument("--adjustment", choices=[m.id for m in METHODS], help="default: the weights' own")
-    p.add_argument("--tau1", type=float, metavar="X", help="temperature of the majority classes ('temperature' only)")
-    p.add_argument("--tau2", type=float, metavar="X", help="see the chosen adjustment in the user guide")
-    p.add_argument("--device", choices=DEVICES, default="auto")
-    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
-    p.set_defaults(run=_predict)
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from medconv.predict_command import run_predict
-
-    return run_predict(options)
-
-
-def _add_panel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_panel(commands: Commands) -> None:
     p = commands.add_parser("panel", help="the panel in a browser, on this computer only")
     p.add_argument("--ct", type=Path, metavar="FILE|DIR")
     p.add_argument("--series", metavar="UID", help="which DICOM series, if the folder holds several")
@@ -108,7 +88,7 @@ def _panel(options: argparse.Namespace) -> int:
     )
 
 
-def _add_weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_weights(commands: Commands) -> None:
     p = commands.add_parser("weights", help="list, verify or import weights")
     actions = p.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", help="installed weights").set_defaults(run=_weights_list)
@@ -148,7 +128,7 @@ def _weights_import(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_bench(commands: Commands) -> None:
     p = commands.add_parser("bench", help="measure this computer: stages, memory, ratios to a baseline")
     p.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
     p.add_argument("--repeats", type=int, default=5, metavar="N")

@@ -59,7 +59,7 @@ def read_segmentation(
             "The mask lies outside the CT: the two do not overlap in space.",
             "Use the mask that was made from this CT.",
         )
-    return SpineSegmentation(block, start, ct_geometry, names, EXISTING, identity="mask file"), notes
+    return SpineSegmentation(block, start, ct_geometry, names, EXISTING), notes
 
 
 def write_segmentation(folder: Path, segmentation: SpineSegmentation) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medconv import vertebrae
-from medconv.html_page import banner, facts_table, notes_list
+from medconv.html_page import banner, notes_list
 from medconv.level_picture import NamedLevel, shown_levels
 from medconv.segmentation_comparison import structure_mask
 from medconv.segmenter import DEMONSTRATION, EXISTING, NNUNET, TOTALSEGMENTATOR
@@ -79,9 +79,12 @@ def level_rows(segmentation: SpineSegmentation, choice: LevelChoice | None, doub
 
 
 def shown_names(names: Iterable[str], choice: LevelChoice | None) -> dict[str, str]:
-    """The segmenter's names → names in use: where a person moved the level, all vertebrae move with it."""
+    """The segmenter's names → names in use: where a person moved the level, all vertebrae move with it.
+
+    S1 keeps its name: it is a part of the sacrum.
+    """
     found = list(names)
-    usual = [v for v in vertebrae.ORDER if v in found or v not in ("T13", "L6", "S1")]
+    usual = [v for v in vertebrae.ORDER if v != "S1" and (v in found or v not in ("T13", "L6"))]
     if choice is None or choice.found_as == choice.used_as or choice.found_as not in usual:
         return {name: name for name in found}
     standard = [v for v in vertebrae.ORDER if v not in ("T13", "S1")]
@@ -107,10 +110,8 @@ def statement(level: Mapping[str, Any]) -> str:
     if used is None:
         return f"Nothing was measured: which vertebra is L1 is open ({source})."
     instead = "" if used == "L1" else f"Measured on {used} instead of L1. "
-    if by == "label":
-        return f"{instead}{used}: {found} of the mask, named by a person."
-    if by == "segment":
-        return f"{instead}{used}: named so in the mask."
+    if by in ("label", "segment"):
+        return f"{instead}{used}: " + ("so named in the mask." if found == used else f"{found} of the given mask.")
     if by == "person":
         if found == used:
             return f"{instead}{used}: found by {source}, confirmed by a person."
@@ -137,17 +138,25 @@ def level_section(level: Mapping[str, Any] | None, svg: str) -> str:
     """The part of a page on the level: picture, statement, doubts, table of what was found. `svg`: of level_drawing."""
     if level is None:
         return ""
-    picture = f'<div class="picture">{svg}</div>' if svg else ""
     doubts = ""
     if level["doubts"] or level["levels"]:
         doubts = f"<h2>Doubts about the level</h2>{notes_list(level['doubts'], 'The level check found none.')}"
     source = SEGMENTER_NAMES.get(level["segmenter"], level["segmenter"])
-    facts = facts_table({"Segmented by": f"{source} ({level['identity']})" if level["identity"] else source})
+    source += f" ({level['identity']})" if level["identity"] else ""
     return (
         '<section class="card"><h2>Which vertebra</h2>'
         f"<p><strong>{escape(statement(level))}</strong></p>"
-        f'<div class="level">{picture}<div class="words">{doubts}{_found_table(level["levels"])}{facts}</div></div>'
-        "</section>"
+        f'<div class="level">{_picture(svg)}<div class="words">{doubts}{_found_table(level["levels"])}'
+        f'<p class="soft">Segmented by: {escape(source)}</p></div></div></section>'
+    )
+
+
+def _picture(svg: str) -> str:
+    if not svg:
+        return ""
+    return (
+        f'<figure class="picture">{svg}<figcaption>Orange: measured. Red, with a question mark: in doubt. The picture '
+        "follows the spine. Scale bar 20 mm.</figcaption></figure>"
     )
 
 

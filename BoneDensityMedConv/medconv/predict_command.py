@@ -4,46 +4,75 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from medconv import l1_mask, pipeline, report, report_html, tscore, volume_io
+from medconv import console, l1_mask, mask_source, pipeline, report, report_html, result_files, tscore, volume_io
 from medconv.config import ModelCard
 from medconv.grid import index3
+from medconv.hounsfield import check_hounsfield
 from medconv.inference import LoadedModel
+from medconv.mask_source import Decision, Levels
 from medconv.planes import png_bytes, render_planes
+from medconv.segment_command import LevelView, print_level, view_of, write_levels
+from medconv.segmenter import EXISTING, TOTALSEGMENTATOR, SegmenterRequest
+from medconv.slices import check_slices
 from medconv.tau_adjustment import check_adjustment, starting_adjustment
-from medconv.types import Adjustment, CTVolume, InputRefused, L1Mask, MissingRequirement, Prediction, UsageError
+from medconv.types import (
+    Adjustment,
+    CTVolume,
+    InputRefused,
+    L1Mask,
+    LevelChoice,
+    Prediction,
+    QualityNote,
+    UsageError,
+)
 
-RESULT, REPORT, MASK = "result.json", "report.html", "l1_mask.nii.gz"
-PLANE = "l1_{}.png"
+RESULT, REPORT, MASK = "result.json", "report.html", "{}_mask.nii.gz"
+PLANE = "{}_{}.png"
+
+
+@dataclass
+class _Case:
+    """What is known of a case so far: a refusal tells all of it. `timing_s` adds up."""
+
+    ct: CTVolume | None = None
+    mask: L1Mask | None = None
+    choice: LevelChoice | None = None
+    notes: tuple[QualityNote, ...] = ()
+    levels: Levels | None = None
+    view: LevelView | None = None
+    timing_s: dict[str, float] = field(default_factory=dict)
 
 
 def run_predict(options: argparse.Namespace) -> int:
     """Predict one case and write its files; returns the exit code. Raises MedConvError after writing a refusal."""
-    _check_request(options)
+    decision, request = Decision.of(options), _request(options)
     out: Path = options.out
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise UsageError("out_is_a_file", f"{out} is a file, not a folder.", "Choose another --out.") from error
-    _remove_earlier_results(out)
+    result_files.prepare(out, result_files.ANSWER, [options.ct, options.mask])
     model = LoadedModel.load(options.weights, options.device)
     adjustment = chosen_adjustment(options, model.card)
+    case, started = _Case(), perf_counter()
     try:
-        ct, prediction = _analyse(options, model, adjustment)
+        prediction = _analyse(case, options, request, decision, model, adjustment)
     except InputRefused as refusal:
-        _write_report(out, report.refusal_document(refusal), {})
+        _write_refusal(out, refusal, case)
+        if case.levels is not None and case.levels.refusal is refusal:
+            raise mask_source.how_to_decide(refusal, out) from None
         raise
-    _say("Writing the results")
-    _write_answer(out, ct, prediction)
-    _say("")
-    _print_answer(prediction, out)
+    finally:
+        console.clear()
+    timing = {**case.timing_s, **prediction.timing_s, "total": perf_counter() - started}
+    prediction = replace(prediction, timing_s=timing)
+    console.say("Writing the results")
+    _write_answer(out, case, prediction)
+    console.clear()
+    _print_answer(prediction, case, out)
     return 0
 
 
@@ -61,41 +90,118 @@ def chosen_adjustment(options: argparse.Namespace, card: ModelCard) -> Adjustmen
     return adjustment
 
 
-def _check_request(options: argparse.Namespace) -> None:
-    if options.segmenter not in (None, "existing"):
-        raise MissingRequirement(
-            "segmenter_missing",
-            f"The segmenter '{options.segmenter}' is not part of this version.",
-            "Give a label map that holds L1 with --mask FILE --label N.",
-        )
-    if options.mask is None:
+def _request(options: argparse.Namespace) -> SegmenterRequest | None:
+    """The segmenter to run; None if the mask is given. Raises UsageError if the two contradict each other."""
+    name = options.segmenter or (EXISTING if options.mask else TOTALSEGMENTATOR)
+    if name == EXISTING:
+        if options.mask is None:
+            raise UsageError(
+                "mask_needed",
+                "The segmenter 'existing' takes L1 from a mask.",
+                "Give a label map with --mask FILE --label N (31 in TotalSegmentator's maps, 20 in VerSe/CTSpine1K's).",
+            )
+        _check_naming(options)
+        return None
+    request = mask_source.request_of(name, options)
+    if options.mask is not None:
         raise UsageError(
-            "mask_needed",
-            "An L1 mask is needed.",
-            "Give a label map with --mask FILE --label N (31 in TotalSegmentator's maps, 20 in VerSe/CTSpine1K's).",
+            "two_sources", "L1 comes either from a mask or from a segmenter.", "Leave out --mask or --segmenter."
+        )
+    if options.label is not None:
+        raise UsageError("label_without_mask", "--label belongs to a mask.", "Leave it out, or give --mask FILE.")
+    return request
+
+
+def _check_naming(options: argparse.Namespace) -> None:
+    if options.label is not None and options.label_map:
+        raise UsageError("label_named_twice", "--label and --label-map both name L1's label.", "Give one of the two.")
+    if not options.label_map and (options.l1_is or options.instead):
+        raise UsageError(
+            "names_needed",
+            "--l1-is and --instead need the vertebrae's names.",
+            "Give --label-map totalsegmentator, verse or a JSON file; or point at the vertebra with --label N.",
         )
 
 
-def _analyse(options: argparse.Namespace, model: LoadedModel, adjustment: Adjustment) -> tuple[CTVolume, Prediction]:
+def _analyse(
+    case: _Case,
+    options: argparse.Namespace,
+    request: SegmenterRequest | None,
+    decision: Decision,
+    model: LoadedModel,
+    adjustment: Adjustment,
+) -> Prediction:
     started = perf_counter()
-    _say("Reading the CT")
-    ct = volume_io.read_ct(options.ct, options.series)
-    _say("Reading the mask")
-    labels, geometry, owner = volume_io.read_labels(options.mask)
-    mask, notes = l1_mask.from_labels(labels, geometry, options.label, ct.geometry, source="mask file")
-    del labels, owner
-    read_at = perf_counter()
-    prediction = pipeline.predict(ct, mask, model, adjustment, notes=notes, progress=lambda stage, _: _say(stage))
-    timing = {"read": read_at - started, **prediction.timing_s, "total": perf_counter() - started}
-    return ct, replace(prediction, timing_s=timing)
+    console.say("Reading the CT")
+    case.ct = ct = volume_io.read_ct(options.ct, options.series)
+    case.timing_s["read"] = perf_counter() - started
+    if request is not None:
+        _segment(case, ct, request, decision, options.time_limit)
+    elif options.label_map:
+        segmentation, notes = mask_source.read_named_mask(options.mask, options.label_map, ct)
+        case.notes = tuple(notes)
+        _take_level(case, mask_source.judge(ct, segmentation, decision))
+    else:
+        _take_label(case, ct, options)
+    case.timing_s["read"] = perf_counter() - started - case.timing_s.get("segment", 0.0)
+    assert case.mask is not None
+    return pipeline.predict(ct, case.mask, model, adjustment, notes=case.notes, level=case.choice, progress=console.say)
 
 
-def _write_answer(out: Path, ct: CTVolume, prediction: Prediction) -> None:
+def _segment(
+    case: _Case, ct: CTVolume, request: SegmenterRequest, decision: Decision, time_limit_minutes: float | None
+) -> None:
+    # What can't carry an answer is refused before minutes go into its segmentation.
+    check_hounsfield(ct)
+    check_slices(ct)
+    started = perf_counter()
+    with mask_source.segmenting(time_limit_minutes) as client:
+        segmentation = mask_source.segment(client, ct, request)
+    case.timing_s["segment"] = perf_counter() - started
+    case.notes = segmentation.notes
+    _take_level(case, mask_source.judge(ct, segmentation, decision))
+
+
+def _take_level(case: _Case, levels: Levels) -> None:
+    """Raises InputRefused if no vertebra may be measured; the case then holds what there is to show."""
+    assert case.ct is not None
+    case.levels, case.view = levels, view_of(case.ct, levels)
+    if levels.refusal is not None:
+        raise levels.refusal
+    case.mask, case.choice = levels.mask, levels.choice
+
+
+def _take_label(case: _Case, ct: CTVolume, options: argparse.Namespace) -> None:
+    console.say("Reading the mask")
+    labels, geometry, _owner = volume_io.read_labels(options.mask)
+    case.mask, notes = l1_mask.from_labels(labels, geometry, options.label, ct.geometry, source="mask file")
+    case.notes = tuple(notes)
+    found_as = "the only label" if options.label is None else f"label {options.label}"
+    case.choice = LevelChoice(found_as, "L1", "label", EXISTING)
+
+
+def _write_answer(out: Path, case: _Case, prediction: Prediction) -> None:
+    assert case.ct is not None
+    ct, vertebra = case.ct, prediction.case.vertebra.lower()
     pictures = {name: png_bytes(picture) for name, picture in render_planes(ct, prediction.case).items()}
-    for name, png in pictures.items():
-        (out / PLANE.format(name)).write_bytes(png)
-    volume_io.write_image(out / MASK, measured_mask(ct, prediction).full_array_zyx(), ct.geometry)
-    _write_report(out, report.result_document(prediction), pictures)
+    with result_files.written_together(out) as folder:
+        if case.levels is not None and case.view is not None:
+            write_levels(folder, case.levels, case.view)
+        for name, png in pictures.items():
+            (folder / PLANE.format(vertebra, name)).write_bytes(png)
+        mask = measured_mask(ct, prediction).full_array_zyx()
+        volume_io.write_image(folder / MASK.format(vertebra), mask, ct.geometry)
+        document = report.result_document(prediction, dict(case.view.document) if case.view else None)
+        _write_report(folder, document, pictures, case.view)
+
+
+def _write_refusal(out: Path, refusal: InputRefused, case: _Case) -> None:
+    """A refusal shows what was found, so that the person can look and decide."""
+    document = report.refusal_document(refusal, dict(case.view.document) if case.view else None)
+    with result_files.written_together(out) as folder:
+        if case.levels is not None and case.view is not None:
+            write_levels(folder, replace(case.levels, mask=None), case.view)
+        _write_report(folder, document, {}, case.view)
 
 
 def measured_mask(ct: CTVolume, prediction: Prediction) -> L1Mask:
@@ -104,27 +210,25 @@ def measured_mask(ct: CTVolume, prediction: Prediction) -> L1Mask:
     return L1Mask(prediction.case.mask_zyx, index3(start), ct.geometry)
 
 
-def _write_report(out: Path, document: dict[str, Any], pictures: dict[str, bytes]) -> None:
-    (out / REPORT).write_text(report_html.result_page(document, pictures), "utf-8")
-    (out / RESULT).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", "utf-8")
+def _write_report(folder: Path, document: dict[str, Any], pictures: dict[str, bytes], view: LevelView | None) -> None:
+    svg = ""
+    if view is not None:
+        svg = view.svg if document["status"] == "refused" else view.sagittal_svg  # a refusal asks for a look
+    (folder / REPORT).write_text(report_html.result_page(document, pictures, svg), "utf-8")
+    (folder / RESULT).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
-def _remove_earlier_results(out: Path) -> None:
-    """An earlier answer must not stand beside a new refusal."""
-    for name in (RESULT, REPORT, MASK, *(PLANE.format(p) for p in ("sagittal", "axial", "coronal"))):
-        (out / name).unlink(missing_ok=True)
-
-
-def _print_answer(prediction: Prediction, out: Path) -> None:
-    core = prediction.attenuation
+def _print_answer(prediction: Prediction, case: _Case, out: Path) -> None:
+    core, vertebra = prediction.attenuation, prediction.case.vertebra
     print(tscore.LABELS[prediction.t_score_class])
     print("  " + "   ".join(f"{c} {p:.1%}" for c, p in prediction.probabilities.items()))
-    print(f"  L1 trabecular attenuation {core.mean_hu:.0f} HU (median {core.median_hu:.0f}, SD {core.sd_hu:.0f})")
+    print(
+        f"  {vertebra} trabecular attenuation {core.mean_hu:.0f} HU (median {core.median_hu:.0f}, SD {core.sd_hu:.0f})"
+    )
+    if case.view is not None:
+        print_level(case.view.document)
+    told = {doubt.code for doubt in case.choice.doubts} if case.choice else set()
     for note in prediction.quality:
-        print(f"  {note.severity}: {note.message}")
+        if note.code not in told:
+            print(f"  {note.severity}: {note.message}")
     print(f"  Report: {out / REPORT}")
-
-
-def _say(stage: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{stage}", end="", file=sys.stderr, flush=True)

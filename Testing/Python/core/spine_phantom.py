@@ -32,11 +32,14 @@ def spine_phantom(names=NAMES, trabecular_hu=150.0) -> Phantom:
     x, y, z = points[..., 0], points[..., 1], points[..., 2]
     hu = np.where(np.hypot(x, (y - 20)) <= 85, SOFT_HU, AIR_HU).astype(np.int16)
     for name, called in zip(NAMES, names, strict=True):
-        origin = tuple(o - c for o, c in zip(GEOMETRY.origin_lps_mm, CENTRES_MM[name], strict=True))
-        one = phantom(replace(GEOMETRY, origin_lps_mm=origin), trabecular_hu)
+        middle = round(float(GEOMETRY.lps_to_index(CENTRES_MM[name])[2]))
+        first, last = max(0, middle - 14), min(GEOMETRY.size_xyz[2], middle + 14)  # a vertebra is at most 52 mm high
+        slab = GEOMETRY.cut((0, 0, first), (*GEOMETRY.size_xyz[:2], last - first))
+        origin = tuple(o - c for o, c in zip(slab.origin_lps_mm, CENTRES_MM[name], strict=True))
+        one = phantom(replace(slab, origin_lps_mm=origin), trabecular_hu)
         bone = one.labels_zyx > 0
-        hu[bone] = one.ct.array_zyx[bone]
-        labels[bone] = TOTALSEGMENTATOR[called]
+        hu[first:last][bone] = one.ct.array_zyx[bone]
+        labels[first:last][bone] = TOTALSEGMENTATOR[called]
     x0, y0, z0 = CENTRES_MM["T12"]
     for side, sign in (("left", 1), ("right", -1)):
         across = sign * (x - x0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import slicer
 from mrml.fake_worker import FakeWorker
+from mrml.test_segmentation_flow import LANDMARKS, one_press, without
 
 from BoneDensityMedConvLib import parameters
 from BoneDensityMedConvLib.presenter import Presenter
@@ -35,15 +39,18 @@ def other_scene():
     logic.SetMRMLScene(scene)
     # Bundles may name remote files; Slicer's application logic brings the cache for them.
     remote = slicer.vtkMRMLRemoteIOLogic()
-    scene._kept = (logic, remote)
+    markups = slicer.vtkSlicerMarkupsLogic()
+    markups.SetMRMLScene(scene)
+    scene._kept = (logic, remote, markups)
     return scene, remote
 
 
 def write_bundle(scene, path):
-    for node_class in ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode"):
-        node = scene.GetFirstNodeByClass(node_class)
-        if node.GetStorageNode() is None:
-            node.AddDefaultStorageNode()
+    for node_class in ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsFiducialNode"):
+        nodes = scene.GetNodesByClass(node_class)
+        for node in (nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())):
+            if node.GetStorageNode() is None:
+                node.AddDefaultStorageNode()
     assert scene.WriteToMRB(str(path))
 
 
@@ -124,3 +131,104 @@ def test_loading_a_scene_into_a_living_presenter_restores_it(saved, headless, tm
     saved.set_parameter_node(parameters.wrap(node))
     after = saved.view_model()
     assert after | {"message": None} == before | {"message": None}
+
+
+# Automatic segmentation
+
+
+@pytest.fixture
+def decided(presenter, spine_ct, worker, found, tmp_path):
+    """A doubtful level that the reader has moved by one, with result and comparison."""
+    presenter.set_ct(spine_ct)
+    presenter.set_segmenter("demonstration")
+    presenter.set_quality("fast")
+    presenter.set_nnunet_folder(str(tmp_path))
+    presenter.set_insist(True)
+    one_press(presenter, worker, without(found, *LANDMARKS))
+    presenter.shift_level(1)
+    worker.answers()
+    presenter.poll()
+    presenter.compare_with("nnunet")
+    worker.finds(replace(found, labels_zyx=np.roll(found.labels_zyx, 1, axis=1), segmenter="nnunet"))
+    while presenter.poll():
+        pass
+    model = presenter.view_model()
+    assert None not in (model["result"], model["levels"], model["comparison"])
+    return presenter
+
+
+@pytest.fixture
+def decided_again(decided, headless, tmp_path):
+    write_bundle(headless.scene, tmp_path / "case.mrb")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    return read_bundle(tmp_path / "case.mrb", cache)
+
+
+def test_level_choice_and_comparison_come_back_from_a_bundle(decided, decided_again):
+    before = decided.view_model()
+    again = Presenter(decided_again.GetFirstNodeByClass("vtkMRMLScriptedModuleNode"), worker=FakeWorker())
+    try:
+        after = again.view_model()
+        for key in ("levels", "result", "comparison", "segmenter", "segmenter_options", "segment_name"):
+            assert after[key] == before[key], key
+        assert after["message"] is None
+        assert [level["name"] for level in after["levels"]["levels"] if level["is_target"]] == ["T12"]
+    finally:
+        again.close()
+
+
+def test_after_loading_the_segmentation_is_known_and_the_decision_still_stands(decided, decided_again):
+    worker = FakeWorker()
+    again = Presenter(decided_again.GetFirstNodeByClass("vtkMRMLScriptedModuleNode"), worker=worker)
+    try:
+        again.analyse()
+        assert worker.segmentations == []
+        level = worker.jobs[0]["case"].level
+        assert (level.found_as, level.used_as, level.decided_by) == ("T12", "L1", "person")
+        assert not [note for note in worker.jobs[0]["case"].quality if note.code == "segment_edited"]
+        again.cancel()
+        again.shift_level(-1)
+        assert worker.jobs[1]["case"].level.found_as == "L1"
+    finally:
+        again.close()
+
+
+def test_the_names_beside_the_vertebrae_come_back_and_are_written_over_not_doubled(decided, decided_again):
+    def names():
+        nodes = decided_again.GetNodesByClass("vtkMRMLMarkupsFiducialNode")
+        return sorted(
+            node.GetNthControlPointLabel(i)
+            for node in (nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems()))
+            for i in range(node.GetNumberOfControlPoints())
+        )
+
+    expected = sorted(["T12", "L1 (was T12)", "L2", "L3", "L4", "L5", "L6"])
+    assert names() == expected
+    again = Presenter(decided_again.GetFirstNodeByClass("vtkMRMLScriptedModuleNode"), worker=FakeWorker())
+    try:
+        again.center_on_l1()
+        assert names() == expected
+    finally:
+        again.close()
+
+
+def test_a_scene_of_the_first_version_still_takes_its_own_segment(parameter_node, worker, loaded, only_untrained):
+    """That version knew no automatic source, and wrote "existing" itself."""
+    fields_then = {
+        "segmentId": "L1", "segmenter": "existing", "weights": "", "device": "auto", "adjustmentIsDefault": "True",
+        "method": "", "tau1": "1.0", "tau2": "1.0", "resultJson": "", "resultModel": "", "resultSegmentId": "",
+        "resultFingerprint": "", "ct": "", "segmentation": "", "resultCt": "", "resultSegmentation": "",
+    }  # fmt: skip
+    for name, text in fields_then.items():
+        parameter_node.SetParameter(name, text)
+    parameter_node.SetNodeReferenceID("ct", loaded.ct.GetID())
+    parameter_node.SetNodeReferenceID("segmentation", loaded.segmentation.GetID())
+    presenter = Presenter(parameter_node, worker=worker)
+    try:
+        assert presenter.view_model()["segmenter"] == "existing"
+        assert presenter.view_model()["can_analyse"]
+        presenter.analyse()
+        assert len(worker.jobs) == 1
+    finally:
+        presenter.close()

@@ -67,3 +67,68 @@ def test_slicers_default_tag_says_nothing_so_the_name_counts():
 @pytest.mark.parametrize("damaged", ["", "~", "~~~~~~", "a~b", "~DCM^1^x~DCM^66794005^x~^^~~^^~^^"])
 def test_a_damaged_or_foreign_tag_says_nothing(damaged):
     assert terminology.level_in_tag(damaged) == ""
+
+
+@pytest.mark.parametrize(
+    ("structure", "code", "side"),
+    [
+        ("T12", "23215003", None),
+        ("L5", "49668003", None),
+        ("L6", "51282000", None),
+        ("sacrum", "54735007", None),
+        ("rib_left_12", "43993008", "7771000"),
+        ("rib_right_11", "58830002", "24028007"),
+        ("liver", "10200004", None),
+    ],
+)
+def test_a_structure_is_tagged_so_that_slicer_and_this_module_read_it_back(structure, code, side):
+    tagged = segment(terminology.plain_name(structure))
+    terminology.tag(tagged, structure)
+    entry = slicer.vtkSlicerTerminologyEntry()
+    assert slicer.vtkSlicerTerminologiesModuleLogic().DeserializeTerminologyEntry(tagged.GetTerminology(), entry)
+    assert entry.GetTypeObject().GetCodeValue() == code
+    modifier = entry.GetTypeModifierObject()
+    assert (modifier.GetCodeValue() or None if modifier else None) == side
+    assert terminology.structure_of(tagged) == structure
+
+
+def test_the_codes_are_those_of_totalsegmentators_own_mapping():
+    """Where that package is installed: its table is an independent source."""
+    resources = pytest.importorskip("importlib.resources")
+    package = pytest.importorskip("totalsegmentator")
+    import csv
+
+    from medconv import vertebrae
+
+    table = resources.files(package) / "resources" / "totalsegmentator_snomed_mapping.csv"
+    rows = {row["Structure"]: row for row in csv.DictReader(table.read_text("utf-8").splitlines())}
+    prefix = "SegmentedPropertyType"
+    compared = 0
+    for name in vertebrae.TOTALSEGMENTATOR:
+        row = rows.get(name) or rows[f"vertebrae_{name}"]
+        tagged = segment("")
+        terminology.tag(tagged, name)
+        _, _, kind, side, *_ = tagged.GetTerminology().split("~")
+        assert kind.split("^")[1] == row[f"{prefix}CodeSequence.CodeValue"], name
+        assert side.split("^")[1] == row[f"{prefix}ModifierCodeSequence.CodeValue"], name
+        compared += 1
+    assert compared > 50
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [
+        ("rib_left_12", "rib_left_12"),
+        ("Rib 12 left", "rib_left_12"),
+        ("Right rib 11", "rib_right_11"),
+        ("rib 12", ""),
+        ("Sacrum", "sacrum"),
+        ("vertebrae_L1", "L1"),
+        ("sacrum and L5", "L5"),
+        ("liver", "liver"),
+        ("liver tumour", ""),
+        ("ribbon left 1", ""),
+    ],
+)
+def test_a_name_tells_the_structure_only_if_it_names_one(name, structure):
+    assert terminology.structure_of(segment(name)) == structure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import shutil
 import signal
 from collections.abc import Iterator
@@ -29,10 +30,14 @@ NO_MEMORY_WORDS = (
     "failed to allocate memory",
     "unable to allocate",
     "can't start new thread",
+    "pthread_create failed",
+    "thread creation failed",
+    "failed to map segment from shared object",
     "bad_alloc",
     "bad allocation",
 )
 LOG_LINES_SHOWN = 3
+PROBE_BYTES = 512 << 20
 FULL_BELOW_BYTES = 1_000_000
 
 
@@ -40,8 +45,6 @@ def explain(error: BaseException, job: str = "analysis") -> MedConvError:
     """The error that a person is told for whatever a job raised; a MedConvError stays as it is."""
     if isinstance(error, MedConvError):
         return error
-    if isinstance(error, KeyboardInterrupt):
-        return Cancelled()
     for cause in _causes(error):
         if _is_no_memory(cause):
             return _no_graphics_memory() if _says(str(cause), GRAPHICS_WORDS) else no_memory()
@@ -51,6 +54,12 @@ def explain(error: BaseException, job: str = "analysis") -> MedConvError:
                 "The disk for temporary files is full.",
                 "Free some gigabytes, or set TMPDIR (Windows: TEMP) to a folder on another disk, then start again.",
             )
+    # Libraries that can't get memory fail in their own ways: "SystemError: error return without exception set" from
+    # extension modules, an interrupt (Ctrl+C) that OpenBLAS sends to its own process.
+    if _memory_is_short():
+        return no_memory()
+    if isinstance(error, KeyboardInterrupt):
+        return Cancelled()
     if isinstance(error, SystemExit):
         what = f"a library ended the program, exit code {error.code}"
     else:
@@ -118,7 +127,17 @@ def _is_no_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
+    if isinstance(error, ImportError) and "not permitted" in str(error):  # a disk without the right to execute
+        return False
     return isinstance(error, RuntimeError | ImportError | OSError) and _says(str(error), NO_MEMORY_WORDS)
+
+
+def _memory_is_short() -> bool:
+    try:
+        with mmap.mmap(-1, PROBE_BYTES):
+            return False
+    except (OSError, MemoryError):
+        return True
 
 
 def _no_graphics_memory() -> MissingRequirement:

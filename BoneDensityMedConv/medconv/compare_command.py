@@ -23,7 +23,6 @@ from medconv.segmentation_comparison import compare_segmentations, structure_mas
 from medconv.segmenter import SegmenterRequest
 from medconv.types import CTVolume, InputRefused, SpineSegmentation, UsageError
 from medconv.vertebrae import LABEL_MAPS
-from medconv.worker_client import WorkerClient
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _segmentations(
     todo = [(place, source.request) for place, source in enumerate(sources) if source.request is not None]
     with mask_source.segmenting(time_limit_minutes) if todo else contextlib.nullcontext() as client:
         for place, request in todo:
-            assert isinstance(client, WorkerClient)
+            assert client is not None
             found[place] = mask_source.segment(client, ct, request)
     return found[0], found[1]
 
@@ -106,7 +105,11 @@ def _from_file(ct: CTVolume, source: Source, vertebra: str) -> SpineSegmentation
     assert source.file is not None
     if source.label_map:
         return mask_source.read_named_mask(source.file, source.label_map, ct)[0]
-    return mask_source.read_single_mask(source.file, vertebra, ct)
+    try:
+        return mask_source.read_single_mask(source.file, vertebra, ct)
+    except UsageError as error:
+        remedy = "Write FILE:totalsegmentator, FILE:verse or FILE:LABELMAP.json."
+        raise UsageError("label_map_needed", error.message, remedy, source.file.name) from error
 
 
 def _print(document: dict[str, Any], names: dict[str, str], out: Path) -> None:

@@ -1,7 +1,9 @@
 """The command as a person types it: files, exit codes, and one clear line for every mistake."""
 
 import hashlib
+import io
 import json
+import zipfile
 
 import jsonschema
 import numpy as np
@@ -10,10 +12,13 @@ import SimpleITK as sitk
 from core.dicom_writer import write_series
 from core.phantom import Phantom, grid, phantom, write
 
+from medconv import console
 from medconv.cli import main
 from medconv.grid import to_image
 from medconv.report import schema
+from medconv.segmenters.weights_store import TOTAL_3MM
 from medconv.volume_io import read_ct
+from medconv.worker_client import Done, Failure
 
 
 @pytest.fixture
@@ -135,8 +140,12 @@ def test_a_dicom_folder_and_a_mask_of_another_grid_give_an_answer(run, tmp_path,
 @pytest.mark.parametrize(
     ("extra", "code", "words"),
     [
-        ((), 2, "--mask"),
-        (("--segmenter", "totalsegmentator"), 4, "not part of this version"),
+        (("--segmenter", "existing"), 2, "--mask"),
+        (("--segmenter", "totalsegmentator", "--mask", "MASK"), 2, "either from a mask or from a segmenter"),
+        (("--label", "31"), 2, "--label belongs to a mask"),
+        (("--mask", "MASK", "--label", "31", "--label-map", "verse"), 2, "Give one of the two"),
+        (("--mask", "MASK", "--l1-is", "T12"), 2, "--label-map"),
+        (("--mask", "MASK", "--label-map", "numbers"), 2, "no label map 'numbers'"),
         (("--mask", "MASK", "--weights", "nobody"), 4, "no weights named 'nobody'"),
         (("--mask", "MASK", "--tau1", "0.5"), 2, "belongs to the weights"),
         (("--mask", "MASK", "--adjustment", "temperature", "--tau2", "0"), 2, "out of range"),
@@ -150,6 +159,29 @@ def test_usage_and_missing_things_have_their_exit_codes(run, files, extra, code,
     assert found == code
     assert words in err
     assert document is None
+
+
+def test_a_mask_with_a_label_map_needs_no_number(run, files):
+    code, document, _, _ = run(files[0], "--mask", files[1], "--label-map", "totalsegmentator")
+    assert code == 0
+    assert (document["level"]["found_as"], document["level"]["decided_by"]) == ("L1", "label")
+    assert [row["name"] for row in document["level"]["levels"]] == ["L1"]
+
+
+def test_a_label_given_by_number_is_told_as_such(run, files):
+    code, document, _, _ = run(files[0], "--mask", files[1], "--label", 31)
+    assert code == 0
+    assert (document["level"]["found_as"], document["level"]["decided_by"]) == ("label 31", "label")
+    assert document["level"]["levels"] == []
+
+
+def test_what_is_to_be_read_is_never_removed_as_an_earlier_result(run, files, tmp_path):
+    (tmp_path / "out").mkdir()
+    kept = files[1].rename(tmp_path / "out" / "labels.nii.gz")
+    code, document, _, err = run(files[0], "--mask", kept)
+    assert (code, document) == (2, None)
+    assert "Choose another --out" in err
+    assert kept.exists()
 
 
 def test_an_earlier_answer_does_not_stand_beside_a_refusal(run, files, tmp_path):
@@ -217,6 +249,100 @@ def test_what_nobody_foresaw_is_one_line_and_exit_1(run, files, monkeypatch):
     assert err.count("\n") == 1
     assert "surprise" in err
     assert main(["bench", "--slices", "3"]) == 2
+
+
+@pytest.fixture
+def no_segmenter_weights(monkeypatch, tmp_path):
+    """TotalSegmentator's folder of this user, empty."""
+    monkeypatch.delenv("TOTALSEG_WEIGHTS_PATH", raising=False)
+    monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "totalsegmentator"))
+    return tmp_path / "totalsegmentator" / "nnunet" / "results"
+
+
+def test_without_weights_the_real_worker_says_what_to_do(run, files, no_segmenter_weights):
+    code, document, _, err = run(files[0])
+    assert (code, document) == (4, None)
+    assert "weights are not on this computer" in err
+    assert "medconv segmenters fetch" in err
+
+
+def stored(folder, size):
+    """A data set's folder as `weights_store` wants it, with a checkpoint of about that size."""
+    model = folder / "fold_0"
+    model.mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"vertebrae_L1": 1}}))
+    (folder / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {}}}))
+    with zipfile.ZipFile(model / "checkpoint_final.pth", "w") as archive:
+        archive.writestr("data", bytes(size))
+
+
+def test_segmenters_are_listed_imported_and_removed(no_segmenter_weights, capsys, monkeypatch, tmp_path):
+    assert main(["segmenters", "list"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("existing", "totalsegmentator", "nnunet:FOLDER", "demonstration"))
+    assert str(no_segmenter_weights) in told
+    assert told.count("is missing") >= 2
+    source = tmp_path / "usb stick"
+    stored(source / TOTAL_3MM.folder / TOTAL_3MM.model_folder(source).name, 2_000_000)
+    assert main(["segmenters", "import", str(source)]) == 0
+    assert "fast   ready, 2 MB" in capsys.readouterr().out
+    assert TOTAL_3MM.model_folder(no_segmenter_weights).is_dir()
+    assert main(["segmenters", "fetch", "--quality", "fast"]) == 0
+    assert "Nothing to fetch" in capsys.readouterr().out
+    # Nobody can be asked here, so nothing is fetched or removed without --yes.
+    for action in ("fetch", "remove"):
+        assert main(["segmenters", action]) == 2
+        assert "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("medconv.console.can_ask", lambda: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert main(["segmenters", "remove"]) == 0
+    assert "Nothing was removed" in capsys.readouterr().out
+    assert TOTAL_3MM.model_folder(no_segmenter_weights).is_dir()
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert main(["segmenters", "remove"]) == 0
+    assert "2 MB free" in capsys.readouterr().out
+    assert not (no_segmenter_weights / TOTAL_3MM.folder).exists()
+    assert main(["segmenters", "remove", "--yes"]) == 0
+    assert "Nothing to remove" in capsys.readouterr().out
+    (tmp_path / "weights.zip").write_bytes(b"no zip")
+    assert main(["segmenters", "import", str(tmp_path / "weights.zip")]) == 3
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_fetching_is_done_by_the_worker_after_agreement(no_segmenter_weights, capsys, monkeypatch):
+    asked = []
+
+    class Client:
+        def fetch_weights(self, quality):
+            asked.append(quality)
+
+        def wait(self, progress):
+            progress("Fetching weights 1 of 1", 0.5)
+            return outcome
+
+        def close(self):
+            asked.append("closed")
+
+    monkeypatch.setattr("medconv.segmenters_command.WorkerClient", Client)
+    outcome = Done("Fetched the weights.")
+    assert main(["segmenters", "fetch", "--quality", "fast", "--yes"]) == 0
+    assert capsys.readouterr().out == "Fetched the weights.\n"
+    outcome = Failure("weights_unreachable", "GitHub can't be reached.", "Import a file.", exit_code=4)
+    assert main(["segmenters", "fetch", "--yes"]) == 4
+    assert "Import a file." in capsys.readouterr().err
+    assert asked == ["fast", "closed", "full", "closed"]
+
+
+def test_progress_is_one_line_with_percent_on_a_terminal_and_nothing_in_a_file(capsys, monkeypatch):
+    console.say("Working", 0.42)
+    console.clear()
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    console.say("Working", 0.42)
+    console.say("Almost there")
+    console.clear()
+    err = capsys.readouterr().err
+    assert err == "\r\x1b[KWorking   42%\r\x1b[KAlmost there\r\x1b[K"
 
 
 def test_weights_list_verify_import(only_untrained, capsys, tmp_path):

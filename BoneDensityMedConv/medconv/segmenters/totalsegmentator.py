@@ -23,6 +23,7 @@ from medconv.grid import index3, to_image
 from medconv.segmenter import TOTALSEGMENTATOR, Progress, SegmenterRequest
 from medconv.segmenters import structures_kept, weights_store
 from medconv.segmenters import totalsegmentator_package as package
+from medconv.segmenters.nnunet_folder import read_model_folder
 from medconv.segmenters.nnunet_runtime import WarmModels, choose_device, reporting_progress
 from medconv.segmenters.region import locate_lumbar_region, misses_l1
 from medconv.segmenters.resampling import canonical_block, labels_to_ct, nifti_image
@@ -111,13 +112,20 @@ class TotalSegmentatorSegmenter:
         found = [number[name] for name in REFINED if (coarse.labels_zyx == number[name]).any()]
         if not found:
             return None
-        block = canonical_block(ct, *_part_around(coarse, found, ct.geometry), FINE_MM)
+        block = canonical_block(ct, *_part_around(coarse, found, ct.geometry, self._fine_patch_mm()), FINE_MM)
         with reporting_progress(progress, "Outlining L1", COARSE_DONE, FINE_DONE):
             fine = package.predict_vertebrae(nifti_image(block), self._device)
         combined = combine(coarse.on(block.geometry), fine, _vertebrae(names), found, number["L1"])
         if not combined.l1_agreed:
             notes.append(_disagreement(combined))
         return _Pass(combined.labels_zyx, block.geometry) if combined.refined else None
+
+    def _fine_patch_mm(self) -> NDArray[np.float64]:
+        """What the 1.5 mm network sees at once (x, y, z): given less, it would only be filled up with nothing."""
+        folder = read_model_folder(weights_store.VERTEBRAE_1_5MM.model_folder(self._weights))
+        size = np.array(folder.plans["configurations"]["3d_fullres"]["patch_size"], float)
+        z, y, x = size[list(folder.plans.get("transpose_backward", (0, 1, 2)))]
+        return np.array([x, y, z]) * folder.spacing_mm_xyz
 
     def _identity(self) -> str:
         networks = [
@@ -165,8 +173,10 @@ def _vertebrae(names: Mapping[int, str]) -> list[int]:
     return [label for label, name in names.items() if is_vertebra(name)]
 
 
-def _part_around(coarse: _Pass, labels: Iterable[int], ct_geometry: ImageGeometry) -> tuple[Index3, Index3]:
-    """Start and size (xyz) of the part of the CT that holds these vertebrae and `MARGIN_MM` around them.
+def _part_around(
+    coarse: _Pass, labels: Iterable[int], ct_geometry: ImageGeometry, least_mm: NDArray[np.float64]
+) -> tuple[Index3, Index3]:
+    """Start and size (xyz) of the part of the CT that holds these vertebrae and `MARGIN_MM`, at least `least_mm` wide.
 
     Of each only the largest piece counts: a speck elsewhere would make the part many times as large.
     """
@@ -174,9 +184,10 @@ def _part_around(coarse: _Pass, labels: Iterable[int], ct_geometry: ImageGeometr
     for label in labels:
         hits |= largest_piece(coarse.labels_zyx == label)
     places = np.argwhere(hits)[:, ::-1]
-    margin = MARGIN_MM / np.array(coarse.geometry.spacing_mm_xyz)
-    low, high = places.min(axis=0) - margin, places.max(axis=0) + margin
-    corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
+    spacing = np.array(coarse.geometry.spacing_mm_xyz)
+    first, last = places.min(axis=0), places.max(axis=0)
+    margin = np.maximum(MARGIN_MM, (least_mm - (last - first + 1) * spacing) / 2) / spacing
+    corners = np.array(np.meshgrid(*zip(first - margin, last + margin, strict=True))).reshape(3, -1).T
     index = ct_geometry.lps_to_index(coarse.geometry.index_to_lps(corners))
     start = np.clip(np.floor(index.min(axis=0)), 0, ct_geometry.size_xyz).astype(int)
     stop = np.clip(np.ceil(index.max(axis=0)) + 1, 0, ct_geometry.size_xyz).astype(int)

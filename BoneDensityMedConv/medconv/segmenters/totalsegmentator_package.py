@@ -11,11 +11,13 @@ import json
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv.segmenters import weights_store
 from medconv.segmenters.nnunet_runtime import WarmModels, cores_to_use, require_nnunet, sequential_prediction
 from medconv.segmenters.package_changes import environment, replaced
 from medconv.types import MissingRequirement, QualityNote
@@ -33,7 +35,7 @@ SETTINGS = {
 DEVICES = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
 # Of nnunet_folder and nnunet_runtime, where a model folder is not as it should be.
 WEIGHTS_CODES = ("weights_damaged", "weights_unreadable", "weights_missing", "weights_do_not_fit", "nnunet_")
-PART_VERTEBRAE = 292
+PART_VERTEBRAE = weights_store.VERTEBRAE_1_5MM.task_id
 
 
 def prepare_settings(home: Path) -> None:
@@ -53,10 +55,12 @@ def quiet_package(home: Path, weights: Path, notes: list[QualityNote], warm: War
     """
     prepare_settings(home)
     with environment(TOTALSEG_HOME_DIR=str(home), TOTALSEG_WEIGHTS_PATH=str(weights)):
-        python_api = _imported()
+        python_api, nnunet = _imported()
         from totalsegmentator import libs
 
         with (
+            # By its number nnU-Net finds no network at all where an older one of the same number is left.
+            replaced(nnunet, get_output_folder=lambda task_id, *_: str(_model_folder(weights, task_id))),
             replaced(python_api, download_pretrained_weights=_only_check),
             replaced(libs, download_url_and_unpack=_refuse, download_model_with_license_and_unpack=_refuse),
             # It takes as many threads as there are cores, whatever torch was told.
@@ -116,11 +120,11 @@ def _array_zyx(image: Nifti1Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image.dataobj).transpose(2, 1, 0), np.uint8)
 
 
-def _imported() -> Any:
+def _imported() -> tuple[ModuleType, ModuleType]:
     require_nnunet()
     try:
         # Loading .nnunet replaces methods of nnU-Net's predictor: it must be done before `sequential_prediction` does.
-        from totalsegmentator import nnunet, python_api  # noqa: F401
+        from totalsegmentator import nnunet, python_api
     except ImportError as error:
         raise MissingRequirement(
             "totalsegmentator_missing",
@@ -128,7 +132,11 @@ def _imported() -> Any:
             "In Slicer: let the panel install it. Elsewhere: pip install 'bonedensity-medconv[segment]'",
             str(error),
         ) from error
-    return python_api
+    return python_api, nnunet
+
+
+def _model_folder(weights: Path, task_id: int) -> Path:
+    return next(d for d in weights_store.NEEDED["full"] if d.task_id == task_id).model_folder(weights)
 
 
 def _only_check(task_id: int) -> None:

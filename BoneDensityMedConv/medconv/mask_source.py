@@ -92,8 +92,8 @@ def how_to_decide(refusal: InputRefused, out: Path) -> InputRefused:
     if refusal.code == "level_in_doubt":
         choices = f"--confirm-level, {choices}"
     refusal.details = (
-        f"Here: medconv predict with {choices}; --mask {out / LABELS} --label-map {out / NAMES} takes what was found "
-        "without a second run of the network."
+        f"Here: medconv predict with {choices}; --mask {out / LABELS} --label-map {out / NAMES} and another --out take "
+        "what was found without a second run of the network."
     )
     return refusal
 

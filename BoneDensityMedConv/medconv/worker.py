@@ -95,11 +95,7 @@ class Worker:
         path = Path(command["ct"])
         segmentation = self._segmenter.segment(load_ct(path), progress)
         file = path.with_name("segmentation.npz")
-        try:
-            save_segmentation(file, segmentation)
-        except OSError:
-            file.unlink(missing_ok=True)  # so that there is room on the disk to tell of it
-            raise
+        save_segmentation(file, segmentation)
         return {"event": "segmented", "file": str(file)}
 
     def _weights(self, command: dict[str, Any], progress: _Progress) -> dict[str, Any]:

@@ -31,7 +31,8 @@ __all__ = ["Done", "Event", "Failure", "Outcome", "Progress", "Result", "Segment
 
 TIME_LIMIT_S = 30 * 60.0  # a segmentation on two slow cores takes some minutes
 FETCH_TIME_LIMIT_S = 4 * 3600.0  # half a gigabyte over a slow line
-HAND_OVER_BYTES = 32_000_000  # of the CT in one `poll`: some hundredths of a second
+HAND_OVER_BYTES, HAND_OVER_S = 32_000_000, 0.05  # how much of the CT in one `poll`, and how long at most
+HAND_OVER_PIECES = 8
 WAIT_STEP_S = 0.02
 # After these the process is ended as well: what its libraries left in memory and in its folder makes room again.
 FRESH_START_AFTER = ("disk_full", "out_of_memory")
@@ -134,7 +135,7 @@ class WorkerClient:
                 events.append(Failure.of(self._process.death()))
             self.cancel()
         elif self._job is not None and time.monotonic() > self._job.until:
-            events.append(_too_long(self._job))
+            events.append(Failure.of(worker_errors.time_limit(self._job.what, self._job.time_limit_s)))
             self.cancel()
         elif self._job is not None and self._job.writer is not None:
             events.append(self._hand_over(self._job, self._job.writer))
@@ -206,10 +207,15 @@ class WorkerClient:
             shutil.rmtree(job.folder, ignore_errors=True)
 
     def _hand_over(self, job: _Job, writer: CTFileWriter) -> Event:
+        until = time.monotonic() + HAND_OVER_S
         try:
-            if writer.write_some(HAND_OVER_BYTES):
-                job.writer = None
-                self._process.send(job.command)
+            for _ in range(HAND_OVER_PIECES):
+                if writer.write_some(HAND_OVER_BYTES // HAND_OVER_PIECES):
+                    job.writer = None
+                    self._process.send(job.command)
+                    break
+                if time.monotonic() > until:
+                    break
         except (MedConvError, MemoryError, OSError) as error:
             self._forget_job()
             return Failure.of(worker_errors.not_started(error))
@@ -252,12 +258,3 @@ def _outcome(kind: str, message: dict[str, Any]) -> Outcome:
             return Failure.of(worker_errors.explain(error, "segmentation"))
     code, text, remedy, details = (str(message.get(key, "")) for key in ("code", "message", "remedy", "details"))
     return Failure(code, text, remedy, details, int(message.get("exit_code", 1)))
-
-
-def _too_long(job: _Job) -> Failure:
-    minutes = f"{job.time_limit_s / 60:.0f} minutes" if job.time_limit_s >= 120 else f"{job.time_limit_s:.0f} seconds"
-    return Failure(
-        "time_limit",
-        f"The {job.what} took longer than its time limit ({minutes}) and was ended.",
-        "Close other programs and start again; for TotalSegmentator, quality 'fast' is much quicker.",
-    )

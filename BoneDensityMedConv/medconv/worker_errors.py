@@ -78,6 +78,16 @@ def no_memory() -> MissingRequirement:
     )
 
 
+def time_limit(what: str, limit_s: float) -> MedConvError:
+    """The error for a job that was ended because it took too long."""
+    limit = f"{limit_s / 60:.0f} minutes" if limit_s >= 120 else f"{limit_s:.0f} seconds"
+    return MedConvError(
+        "time_limit",
+        f"The {what} took longer than its time limit ({limit}) and was ended.",
+        "Close other programs and start again; for TotalSegmentator, quality 'fast' is much quicker.",
+    )
+
+
 def not_started(error: Exception) -> MedConvError:
     """The error for a job that could not be handed to the worker process."""
     known = explain(error)

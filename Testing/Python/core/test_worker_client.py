@@ -324,7 +324,7 @@ def test_the_ct_is_handed_over_piece_by_piece_from_poll_and_only_then_the_comman
         written.append(next(worker.folder.glob("job-*/ct.raw")).stat().st_size)
     steps = np.diff([0, *written])
     assert steps.min() > 0
-    assert steps.max() <= size // 10 + size // depth
+    assert steps.max() <= size // 10 + 8 * size // depth, "whole slices"
     assert events_of(worker) == [Done(str(size))]
 
 

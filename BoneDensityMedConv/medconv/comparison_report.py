@@ -10,9 +10,10 @@ from typing import Any
 
 from medconv import RESEARCH_USE_ONLY
 from medconv.html_page import banner, page
-from medconv.level_report import DEMONSTRATION_BANNER, SEGMENTER_NAMES
+from medconv.level_report import DEMONSTRATION_BANNER
 from medconv.report import notes_document, versions
 from medconv.segmentation_comparison import StructureComparison
+from medconv.segmenter import SPOKEN_NAMES
 from medconv.types import SpineSegmentation
 
 MEASURES = ("dice", "mean_surface_mm", "hausdorff95_mm", "volume_a_ml", "volume_b_ml", "centre_distance_mm")
@@ -75,7 +76,7 @@ def counted_differently(document: Mapping[str, Any]) -> list[str]:
 
 def source_name(source: Mapping[str, Any]) -> str:
     """A segmentation's source in words."""
-    name = SEGMENTER_NAMES.get(source["segmenter"], source["segmenter"])
+    name = SPOKEN_NAMES.get(source["segmenter"], source["segmenter"])
     return f"{name} ({source['identity']})" if source["identity"] else name
 
 

@@ -12,15 +12,9 @@ from medconv import vertebrae
 from medconv.html_page import banner, notes_list
 from medconv.level_picture import NamedLevel, shown_levels
 from medconv.segmentation_comparison import structure_mask
-from medconv.segmenter import DEMONSTRATION, EXISTING, NNUNET, TOTALSEGMENTATOR
+from medconv.segmenter import DEMONSTRATION, EXISTING, SPOKEN_NAMES
 from medconv.types import LevelChoice, QualityNote, SpineSegmentation
 
-SEGMENTER_NAMES = {
-    TOTALSEGMENTATOR: "TotalSegmentator",
-    NNUNET: "nnU-Net model",
-    DEMONSTRATION: "demonstration network",
-    EXISTING: "the given mask",
-}
 DEMONSTRATION_BANNER = (
     "The mask comes from the demonstration network, which knows simulated CTs only: do not rely on it."
 )
@@ -106,7 +100,7 @@ def named_levels(rows: Iterable[Mapping[str, Any]]) -> dict[str, NamedLevel]:
 def statement(level: Mapping[str, Any]) -> str:
     """What is measured, and who says that it is that vertebra."""
     found, used, by = level["found_as"], level["used_as"], level["decided_by"]
-    source = SEGMENTER_NAMES.get(level["segmenter"], level["segmenter"])
+    source = SPOKEN_NAMES.get(level["segmenter"], level["segmenter"])
     if used is None:
         return f"Nothing was measured: which vertebra is L1 is open ({source})."
     instead = "" if used == "L1" else f"Measured on {used} instead of L1. "
@@ -141,7 +135,7 @@ def level_section(level: Mapping[str, Any] | None, svg: str) -> str:
     doubts = ""
     if level["doubts"] or level["levels"]:
         doubts = f"<h2>Doubts about the level</h2>{notes_list(level['doubts'], 'The level check found none.')}"
-    source = SEGMENTER_NAMES.get(level["segmenter"], level["segmenter"])
+    source = SPOKEN_NAMES.get(level["segmenter"], level["segmenter"])
     source += f" ({level['identity']})" if level["identity"] else ""
     return (
         '<section class="card"><h2>Which vertebra</h2>'

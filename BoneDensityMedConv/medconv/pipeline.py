@@ -17,6 +17,7 @@ from medconv.config import ModelCard
 from medconv.grid import cut_ct, index3
 from medconv.hounsfield import check_finite, check_hounsfield
 from medconv.inference import LoadedModel
+from medconv.segmenter import SPOKEN_NAMES
 from medconv.slices import check_slices
 from medconv.types import (
     Adjustment,
@@ -187,7 +188,8 @@ def _level_notes(level: LevelChoice, told: Iterable[QualityNote]) -> list[Qualit
     known = {note.message for note in told}
     notes = [QualityNote(d.code, Severity.WARNING, d.message) for d in level.doubts if d.message not in known]
     if level.found_as != level.used_as and level.decided_by == "person":
-        text = f"{level.segmenter} calls this vertebra {level.found_as}; a person took it for {level.used_as}."
+        source = SPOKEN_NAMES.get(level.segmenter, level.segmenter)
+        text = f"A person took this vertebra for {level.used_as}; {source} calls it {level.found_as}."
         notes.append(QualityNote("level_relabelled", Severity.WARNING, text))
     if level.used_as != "L1":
         text = (

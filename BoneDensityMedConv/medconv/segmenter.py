@@ -6,7 +6,7 @@ them in the worker process (`worker_client`), never in their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,13 @@ from medconv.types import CTVolume, SpineSegmentation, UsageError
 
 QUALITIES = ("full", "fast")
 EXISTING, TOTALSEGMENTATOR, NNUNET, DEMONSTRATION = "existing", "totalsegmentator", "nnunet", "demonstration"
+# What they are called in a sentence.
+SPOKEN_NAMES: Mapping[str, str] = {
+    EXISTING: "the given mask",
+    TOTALSEGMENTATOR: "TotalSegmentator",
+    NNUNET: "the nnU-Net model",
+    DEMONSTRATION: "the demonstration network",
+}
 
 Progress = Callable[[str, float], None]
 

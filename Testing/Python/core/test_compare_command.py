@@ -144,7 +144,7 @@ def test_a_segmenter_is_run_and_compared_with_a_file(run, files, spine, monkeypa
     assert document["b"]["segmenter"] == "demonstration"
     assert all(row["dice"] == 1.0 for row in document["levels"])
     assert "demonstration network" in (tmp_path / "out" / "comparison.html").read_text()
-    assert "B: demonstration network (test weights)" in out
+    assert "B: the demonstration network (test weights)" in out
 
 
 def test_two_segmenters_share_one_worker(run, spine, monkeypatch):

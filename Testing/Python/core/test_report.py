@@ -208,7 +208,7 @@ def test_a_moved_level_renames_its_neighbours_and_keeps_the_doubts(answer_with):
     assert [row["shown_as"] for row in rows[-2:]] == ["L6", "sacrum"]
     assert document["level"]["doubts"] == [{"code": DOUBT.code, "severity": "warning", "message": DOUBT.message}]
     text = Page(page).text
-    assert "L1: a person's decision; nnU-Net model calls this vertebra T12." in text
+    assert "L1: a person's decision; the nnU-Net model calls this vertebra T12." in text
     assert "L2 (found as L1) ?" in text
     assert text.count(DOUBT.message) == 2  # with the level, and among the notes on how far to trust the answer
     assert "&lt;T12 or L1?&gt;" in page

@@ -144,7 +144,8 @@ def _count(spine: Spine) -> Iterator[Doubt]:
 
 def _ribs(spine: Spine) -> Iterator[Doubt]:
     t12 = spine.level("T12")
-    looked_for = set(LAST_RIBS) <= spine.known
+    # Without any landmark that is said already.
+    looked_for = set(LAST_RIBS) <= spine.known and landmarks_in_view(spine)
     if looked_for and t12 and not t12.touches_border and not set(LAST_RIBS) & set(spine.landmarks):
         yield doubt(
             "t12_without_ribs",

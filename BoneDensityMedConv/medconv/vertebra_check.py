@@ -26,6 +26,7 @@ MIDLINE_HALF_MM = 5
 LOSS_FROM, MODERATE_FROM, SEVERE_FROM = 0.20, 0.25, 0.40
 SLICE_ERROR = 0.5  # error of the loss, in slices per posterior height
 THICKEST_MEASURABLE_MM = 3.5
+EVENLY_REPEATED = 0.8  # share of slices that a coarse mask repeats equally often
 # L1 bodies are 20 to 30 mm high and 30 to 35 mm deep: 0.57 at least. Lower ones are crushed as a whole.
 LOW_BODY = 0.5
 # Above 226 ± 44 HU (L1 below the age of 30; Jang 2019) by four SD: no healthy marrow, even with contrast at 100 kVp.
@@ -127,10 +128,11 @@ def mask_slice_mm(case: L1Case) -> float:
     mask, geometry = canonical(case.mask_zyx.astype(np.uint8), case.ct.geometry)
     held = np.flatnonzero(mask.any(axis=(1, 2)))
     mask = mask[held[0] : held[-1] + 1]
-    if len(mask) < 2:
+    changes = np.flatnonzero((mask[1:] != mask[:-1]).any(axis=(1, 2)))
+    repeats = np.diff(changes)
+    if len(repeats) == 0 or np.mean(repeats <= repeats.min() + 1) < EVENLY_REPEATED:
         return geometry.spacing_mm_xyz[2]
-    changes = float(np.mean((mask[1:] != mask[:-1]).any(axis=(1, 2))))
-    return geometry.spacing_mm_xyz[2] / max(changes, 1 / len(mask))
+    return geometry.spacing_mm_xyz[2] * float(np.median(repeats))
 
 
 def trabecular_voxels(body: UprightBody, geometry: ImageGeometry) -> BoolArray:

@@ -1,5 +1,7 @@
 """The whole story: the same answer however the CT is stored, in one step or two, and none where none is due."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from core.phantom import grid, phantom, reoriented
@@ -7,7 +9,16 @@ from core.phantom import grid, phantom, reoriented
 from medconv import pipeline
 from medconv.case_file import load_case, save_case
 from medconv.inference import LoadedModel
-from medconv.types import Adjustment, Cancelled, InputRefused, TScoreClass, UsageError
+from medconv.types import (
+    Adjustment,
+    Cancelled,
+    InputRefused,
+    LevelChoice,
+    QualityNote,
+    Severity,
+    TScoreClass,
+    UsageError,
+)
 
 
 @pytest.fixture
@@ -95,3 +106,52 @@ def test_thick_slices_are_refused(model):
     with pytest.raises(InputRefused) as caught:
         pipeline.predict(thick.ct, thick.mask, model)
     assert caught.value.code == "slices_too_thick"
+
+
+DOUBT = QualityNote("no_landmark", Severity.WARNING, "Neither the twelfth rib nor the sacrum was found.")
+
+
+def test_a_level_without_doubt_is_kept_and_adds_nothing(vertebra):
+    level = LevelChoice("L1", "L1", "segmenter", "totalsegmentator")
+    case = pipeline.prepare(vertebra.ct, vertebra.mask, level=level)
+    assert case.level == level
+    assert case.quality == pipeline.prepare(vertebra.ct, vertebra.mask).quality
+
+
+@pytest.mark.parametrize("notes", [(), (DOUBT,)])
+def test_a_doubt_that_was_confirmed_stays_as_a_warning_told_once(vertebra, model, notes):
+    level = LevelChoice("L1", "L1", "person", "totalsegmentator", (DOUBT,))
+    prediction = pipeline.predict(vertebra.ct, vertebra.mask, model, notes=notes, level=level)
+    assert prediction.quality.count(DOUBT) == 1
+    assert prediction.case.level == level
+
+
+def test_a_relabel_and_a_stand_in_are_told(vertebra):
+    relabelled = LevelChoice("L2", "L1", "person", "totalsegmentator")
+    (note,) = pipeline.prepare(vertebra.ct, vertebra.mask, level=relabelled).quality
+    assert (note.code, note.severity) == ("level_relabelled", Severity.WARNING)
+    assert note.message == "A person took this vertebra for L1; TotalSegmentator calls it L2."
+    (note,) = pipeline.prepare(
+        vertebra.ct, vertebra.mask, level=LevelChoice("T12", "T12", "person", "totalsegmentator")
+    ).quality
+    assert (note.code, note.severity) == ("stand_in", Severity.WARNING)
+    assert note.message.startswith("T12 was measured instead of L1")
+
+
+def test_messages_name_the_vertebra_that_is_measured(vertebra, model):
+    told = []
+    pipeline.predict(
+        vertebra.ct,
+        vertebra.mask,
+        model,
+        level=LevelChoice("L2", "L2", "person", "totalsegmentator"),
+        progress=lambda stage, fraction: told.append(stage),
+    )
+    assert {"Checking L2", "Measuring L2's attenuation", "Cutting out L2"} <= set(told)
+    cut = vertebra.mask.block_zyx[:12]
+    with pytest.raises(InputRefused, match="The L2 mask has"):
+        pipeline.prepare(
+            vertebra.ct,
+            replace(vertebra.mask, block_zyx=cut),
+            level=LevelChoice("L2", "L2", "person", "totalsegmentator"),
+        )

@@ -7,7 +7,7 @@ an answer (`decide`) as after a press. What is in the way is a message, and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from BoneDensityMedConvLib import (
@@ -85,6 +85,11 @@ class CaseFlow:
             self._state.say("info", NOT_THIS_CT, "Its segmentation is in the scene; press Analyse for this one.")
             return
         self._choose(node)
+        self._work.start_steps(self._judging(), "Checking the level", ANALYSING)
+
+    def _judging(self) -> Iterator[tuple[str, float]]:
+        """In a step of its own, so that a window is drawn between the new segmentation and its check."""
+        yield "Checking the level", 0.0
         self._judge(ANALYSING)
 
     def _choose(self, node: Any) -> None:

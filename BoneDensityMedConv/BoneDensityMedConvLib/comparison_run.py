@@ -128,5 +128,5 @@ def _named_as_used(found: SpineSegmentation, used_as: dict[str, str]) -> SpineSe
 
 def _title(node: Any) -> str:
     if spine_segments.is_made_here(node):
-        return segmenter_choice.NAMES.get(spine_segments.origin_of(node).segmenter, node.GetName())
+        return spine_segments.segmenter_name(spine_segments.origin_of(node).segmenter)
     return str(node.GetName())

@@ -49,6 +49,8 @@ class Findings:
 def read(chosen: Any) -> Findings | None:
     """Check the levels of the chosen CT and segmentation; None where there is only one segment that names a vertebra,
     or the chosen one names none. Raises InputRefused."""
+    if chosen.ct is None or chosen.segmentation is None:
+        raise InputRefused("not_ready", "The CT or the segmentation is no longer there.", "Choose them again.")
     automatic = segmenter_choice.is_automatic(chosen)
     ids = spine_segments.found_structures(chosen.segmentation, chosen.segmentId)
     named = [name for name in ids if vertebrae.is_vertebra(name)]
@@ -81,7 +83,7 @@ def _levels(spine: SpineSegmentation, check: LevelCheck, automatic: bool) -> Lev
         x, y, z = level.body_center_lps_mm
         found.append(FoundLevel(level.name, level.volume_ml, (-x, -y, z)))
     return Levels(
-        segmenter=segmenter_choice.NAMES.get(spine.segmenter, spine.segmenter),
+        segmenter=spine_segments.segmenter_name(spine.segmenter),
         found=tuple(found),
         doubts=check.doubts,
         must_ask=automatic,

@@ -74,7 +74,7 @@ def segment_mask(segmentation: Any, segment_id: str, ct: CTVolume) -> L1Mask:
     extent = labelmap.GetExtent()
     size = labelmap.GetDimensions()
     labels = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(size[::-1])
-    block, start = _tight_block(labels, label)
+    block, start = tight_block(labels, label)
     if block is None:
         raise _empty(segment)
     index_to_local = matrix_of(labelmap.GetImageToWorldMatrix)
@@ -189,7 +189,7 @@ def _labelmap(segmentation: Any, segment: Any, segment_id: str, to_world: FloatA
     return converted.GetRepresentation(name), int(converted.GetLabelValue())
 
 
-def _tight_block(labels_zyx: NDArray[Any], label: int) -> tuple[NDArray[np.bool_] | None, NDArray[np.int64]]:
+def tight_block(labels_zyx: NDArray[Any], label: int) -> tuple[NDArray[np.bool_] | None, NDArray[np.int64]]:
     """The bounding box of one label, and its first voxel (x, y, z); slice by slice, so without a whole copy."""
     slices = [z for z in range(labels_zyx.shape[0]) if (labels_zyx[z] == label).any()]
     if not slices:

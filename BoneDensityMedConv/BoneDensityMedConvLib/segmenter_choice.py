@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from BoneDensityMedConvLib import dependencies, segmenter_weights
-from medconv import level_report
 from medconv.segmenter import (
     DEMONSTRATION,
     EXISTING,
@@ -22,7 +21,6 @@ LABELS: Mapping[str, str] = {
     NNUNET: "Automatic (an nnU-Net v2 model of your own)",
     DEMONSTRATION: "Demonstration (simulated CT only)",
 }
-NAMES: Mapping[str, str] = level_report.SEGMENTER_NAMES
 QUALITIES: tuple[Mapping[str, str], ...] = (
     {
         "id": "full",

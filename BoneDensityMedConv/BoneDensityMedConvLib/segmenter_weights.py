@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from BoneDensityMedConvLib.panel_state import PanelState
-from BoneDensityMedConvLib.work import Work
 from medconv.segmenter import TOTALSEGMENTATOR
 from medconv.segmenters import weights_store
 from medconv.types import MissingRequirement
 from medconv.worker_client import Done
+
+if TYPE_CHECKING:  # both rest on the choices, which ask this module what is missing
+    from BoneDensityMedConvLib.panel_state import PanelState
+    from BoneDensityMedConvLib.work import Work
 
 MEGABYTE = 1e6
 

@@ -12,10 +12,11 @@ from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from BoneDensityMedConvLib import terminology
 from BoneDensityMedConvLib.acquisition import keep_acquisition
-from BoneDensityMedConvLib.scene import SIMULATED_ATTRIBUTE, index_to_ras, vtk_matrix
+from BoneDensityMedConvLib.scene import SIMULATED_ATTRIBUTE, index_to_ras, tight_block, vtk_matrix
 from medconv.types import CTVolume, L1Mask
 
 LABELMAP = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
 BONE_COLOR = (241 / 255, 214 / 255, 145 / 255)  # "bone" in Slicer's generic anatomy colours
 FILL_OPACITY_2D = 0.25
 OUTLINE_OPACITY_2D = 1.0
@@ -70,6 +71,28 @@ def place_labels(node: Any, labels_zyx: NDArray[np.uint8], start_xyz: tuple[int,
     return labelmap
 
 
+def surface_of(segmentation: Any, segment_id: str) -> Any:
+    """The closed surface (vtkPolyData) of one segment of a labelmap, made from its own part of it; None if empty."""
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    labelmap = segment.GetRepresentation(LABELMAP)
+    extent, size = labelmap.GetExtent(), labelmap.GetDimensions()
+    labels = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(size[::-1])
+    block, start = tight_block(labels, int(segment.GetLabelValue()))
+    if block is None:
+        return None
+    x, y, z = (int(n) for n in np.add(extent[::2], start) - 1)
+    image = _image(slicer.vtkOrientedImageData(), np.pad(block, 1).astype(np.uint8), (x, y, z))
+    to_world = vtk.vtkMatrix4x4()
+    labelmap.GetImageToWorldMatrix(to_world)
+    image.SetGeometryFromImageToWorldMatrix(to_world)
+    alone = slicer.vtkSegmentation()
+    alone.SetSourceRepresentationName(LABELMAP)
+    only = slicer.vtkSegment()
+    only.AddRepresentation(LABELMAP, image)
+    alone.AddSegment(only, segment_id)
+    return only.GetRepresentation(SURFACE) if alone.CreateRepresentation(SURFACE) else None
+
+
 def find_l1(segmentation: Any) -> str:
     """The id of the one segment that is tagged as or named L1; "" if there is none or more than one."""
     if segmentation is None:
@@ -88,8 +111,7 @@ def show(segmentation: Any, segment_id: str) -> None:
         segmentation.CreateDefaultDisplayNodes()
     display = segmentation.GetDisplayNode()
     core = segmentation.GetSegmentation()
-    surface = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
-    if not core.ContainsRepresentation(surface) and core.GetNumberOfSegments() <= MAXIMUM_SEGMENTS_FOR_SURFACES:
+    if not core.ContainsRepresentation(SURFACE) and core.GetNumberOfSegments() <= MAXIMUM_SEGMENTS_FOR_SURFACES:
         segmentation.CreateClosedSurfaceRepresentation()
     display.SetVisibility(True)
     display.SetVisibility2D(True)

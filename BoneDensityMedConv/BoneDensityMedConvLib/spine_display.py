@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import slicer
 import vtk
 
 from BoneDensityMedConvLib import level_labels, segments, slice_views, spine_segments
@@ -20,7 +19,6 @@ OTHER_OUTLINE_OPACITY = 0.45
 TARGET_FILL_OPACITY, OTHER_FILL_OPACITY = 0.15, 0.08  # the bone must stay readable
 NO_COLOR = (-1.0, -1.0, -1.0)  # vtkMRMLSegmentationDisplayNode's sign for "the segment's own"
 SHOWN_LANDMARKS = (vertebrae.SACRUM,)
-SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
 MARGIN_MM = 40.0  # beyond the centres of the outermost vertebrae: their own half height, and the sacrum's top
 SEEN_IN_QUESTION = ("T11", "L5")
 
@@ -131,18 +129,16 @@ def _surface_of(segmentation: Any, segment_id: str) -> None:
     """The closed surface of one segment. The others get an empty one, for Slicer shows surfaces only where every
     segment has one, and to make them all would keep the person waiting; Segmentations, Update makes them."""
     core = segmentation.GetSegmentation()
-    surface = core.GetSegment(segment_id).GetRepresentation(SURFACE)
+    surface = core.GetSegment(segment_id).GetRepresentation(segments.SURFACE)
     if surface is not None and surface.GetNumberOfPoints() > 0:
         return
     if core.GetSourceRepresentationName() != segments.LABELMAP:
         return  # surfaces or contours: Slicer shows what there is
-    alone = slicer.vtkSegmentation()
-    alone.SetSourceRepresentationName(segments.LABELMAP)
-    alone.CopySegmentFromSegmentation(core, segment_id)
-    if not alone.CreateRepresentation(SURFACE, True):  # in place of the empty one, if there is one
+    made = segments.surface_of(segmentation, segment_id)
+    if made is None:
         return
     for index in range(core.GetNumberOfSegments()):
         segment = core.GetNthSegment(index)
-        if segment.GetRepresentation(SURFACE) is None:
-            segment.AddRepresentation(SURFACE, vtk.vtkPolyData())
-    core.GetSegment(segment_id).AddRepresentation(SURFACE, alone.GetNthSegment(0).GetRepresentation(SURFACE))
+        if segment.GetRepresentation(segments.SURFACE) is None:
+            segment.AddRepresentation(segments.SURFACE, vtk.vtkPolyData())
+    core.GetSegment(segment_id).AddRepresentation(segments.SURFACE, made)

@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import slicer
 import vtk
 from numpy.typing import NDArray
 
 from BoneDensityMedConvLib import fingerprint, scene, segments, terminology
 from medconv import vertebrae
-from medconv.level_report import SEGMENTER_NAMES
-from medconv.segmentation_comparison import structure_mask
-from medconv.segmenter import EXISTING
+from medconv.segmenter import EXISTING, SPOKEN_NAMES
 from medconv.types import CTVolume, InputRefused, L1Mask, QualityNote, Severity, SpineSegmentation
 
 FOUND_AS_TAG = "BoneDensityMedConv.FoundAs"
@@ -53,10 +52,10 @@ def add_spine(found: SpineSegmentation, ct_node: Any, request: str) -> Any:
     request: what was asked for, as `find_spine` will be given it. All segments share one labelmap.
     """
     mrml_scene = ct_node.GetScene()
-    title = f"{ct_node.GetName()} vertebrae ({SEGMENTER_NAMES.get(found.segmenter, found.segmenter)})"
+    title = f"{ct_node.GetName()} vertebrae ({segmenter_name(found.segmenter)})"
     node = mrml_scene.AddNewNodeByClass("vtkMRMLSegmentationNode", mrml_scene.GenerateUniqueName(title))
     labelmap = segments.place_labels(node, found.labels_zyx, found.start_xyz, ct_node)
-    masks = {name: mask for name in found.names.values() if (mask := structure_mask(found, name)) is not None}
+    masks = _masks_in(found)
     order = [*(v for v in vertebrae.ORDER if v in masks), *(n for n in masks if not vertebrae.is_vertebra(n))]
     core = node.GetSegmentation()
     for name in order:
@@ -119,6 +118,11 @@ def origin_of(node: Any) -> Origin:
         return Origin(**facts | {"notes": notes, "known": tuple(facts["known"])})
     except (ValueError, KeyError, TypeError):  # none, or a scene edited by hand
         return Origin()
+
+
+def segmenter_name(kind: str) -> str:
+    """A source's name as it stands in a title."""
+    return SPOKEN_NAMES.get(kind, kind).removeprefix("the ")
 
 
 def found_structures(node: Any, preferred_id: str = "") -> dict[str, str]:
@@ -199,6 +203,21 @@ def call_as(node: Any, used_as: Mapping[str, str]) -> None:
             _call(segment, name)
 
 
+def _masks_in(found: SpineSegmentation) -> dict[str, L1Mask]:
+    """The masks of all structures that a segmenter found, in one pass over the labels."""
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.ComputePerimeterOff()
+    shape.Execute(sitk.GetImageFromArray(found.labels_zyx))
+    masks = {}
+    for label in shape.GetLabels():
+        x, y, z, width, height, depth = shape.GetBoundingBox(label)
+        block = found.labels_zyx[z : z + depth, y : y + height, x : x + width] == label
+        a, b, c = np.add((x, y, z), found.start_xyz).tolist()
+        if label in found.names:
+            masks[found.names[label]] = L1Mask(block, (a, b, c), found.ct_geometry, found.segmenter)
+    return masks
+
+
 def _masks(node: Any, ids: Mapping[str, str], ct: CTVolume) -> dict[str, L1Mask]:
     """The masks of those segments that hold anything inside the CT."""
     masks = {}
@@ -232,7 +251,7 @@ def _edited(origin: Origin, masks: Mapping[str, L1Mask]) -> list[QualityNote]:
         QualityNote(
             "segment_edited",
             Severity.INFO,
-            EDITED.format(name=name, segmenter=SEGMENTER_NAMES.get(origin.segmenter, origin.segmenter)),
+            EDITED.format(name=name, segmenter=SPOKEN_NAMES.get(origin.segmenter, origin.segmenter)),
         )
         for name, mask in masks.items()
         if origin.checksums and vertebrae.is_vertebra(name) and fingerprint.of_mask(mask) != origin.checksums.get(name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import vtk
 from core.spine_phantom import CENTRES_MM, NAMES
-from mrml.test_segmentation_flow import LANDMARKS, one_press, without
+from mrml.test_segmentation_flow import LANDMARKS, found_by, one_press, without
 
 from BoneDensityMedConvLib import level_labels, segments, spine_display
 from BoneDensityMedConvLib.offscreen_view import OffscreenSliceView
@@ -258,8 +258,7 @@ def test_names_follow_a_transform_that_moves_ct_and_segmentation(headless, prese
     transform.SetMatrixTransformToParent(matrix)
     spine_ct.SetAndObserveTransformNodeID(transform.GetID())
     presenter.analyse()
-    worker.finds(replace(found, ct_geometry=worker.segmentations[0]["ct"].geometry))
-    presenter.poll()
+    found_by(presenter, worker, replace(found, ct_geometry=worker.segmentations[0]["ct"].geometry))
     node = level_labels.nodes_of(presenter.parameters.segmentation)[0]
     assert node.GetNthControlPointPositionWorld(0)[2] == pytest.approx(40.0, abs=3.0)
     matrix.SetElement(2, 3, 0.0)

@@ -49,9 +49,17 @@ def uncertain(found):
 
 
 def one_press(presenter, worker, segmentation):
+    """Analyse, and poll until the level is checked: then the analysis runs or the reader is asked."""
     presenter.analyse()
+    found_by(presenter, worker, segmentation)
+
+
+def found_by(presenter, worker, segmentation):
+    """The worker has found this; poll until the level is checked."""
     worker.finds(segmentation)
     presenter.poll()
+    while presenter.view_model()["stage"] == "Checking the level":
+        presenter.poll()
 
 
 @pytest.fixture
@@ -84,8 +92,8 @@ def test_one_press_segments_checks_and_analyses(ready, worker, found, spine):
     assert asked_for["request"] == SegmenterRequest("demonstration")
     assert np.array_equal(asked_for["ct"].array_zyx, spine.ct.array_zyx)
     assert worker.jobs == []
-    worker.finds(found)
-    assert ready.poll() is True
+    found_by(ready, worker, found)
+    assert ready.view_model()["busy"]
     case = worker.jobs[0]["case"]
     assert (case.level.found_as, case.level.used_as, case.level.decided_by) == ("L1", "L1", "segmenter")
     assert case.volume_ml == pytest.approx(np.count_nonzero(spine.labels_zyx == 31) * 0.010)  # 2 x 2 x 2.5 mm
@@ -120,8 +128,7 @@ def test_progress_runs_on_through_both_parts_and_never_back(ready, worker, found
     assert ready.view_model()["stage"] == "Finding vertebrae"
     worker.progresses("Writing", 1.0)
     ready.poll()
-    worker.finds(found)
-    ready.poll()
+    found_by(ready, worker, found)
     worker.progresses("Running MedConv", 0.5)
     ready.poll()
     worker.answers()
@@ -418,8 +425,7 @@ def test_a_ct_under_a_transform_gets_its_segmentation_in_place(ready, worker, fo
     spine_ct.SetAndObserveTransformNodeID(transform.GetID())
     ready.analyse()
     given = worker.segmentations[0]["ct"]
-    worker.finds(replace(found, ct_geometry=given.geometry))
-    ready.poll()
+    found_by(ready, worker, replace(found, ct_geometry=given.geometry))
     case = worker.jobs[0]["case"]
     assert case.volume_ml == pytest.approx(np.count_nonzero(spine.labels_zyx == 31) * 0.010)
     worker.answers()
@@ -590,6 +596,18 @@ def test_another_ct_chosen_meanwhile_is_not_analysed_with_this_ones_spine(ready,
     assert worker.jobs == []
     assert ready.view_model()["levels"] is None
     assert "Another CT was chosen" in ready.view_model()["message"]["text"]
+
+
+def test_a_segmentation_that_goes_before_its_check_ends_in_a_message(ready, worker, found, scene):
+    ready.analyse()
+    worker.finds(found)
+    assert ready.poll() is True
+    assert ready.view_model()["stage"] == "Checking the level"
+    scene.RemoveNode(ready.parameters.segmentation)
+    ready.poll()
+    assert ready.poll() is False
+    assert "no longer there" in ready.view_model()["message"]["text"]
+    assert worker.jobs == []
 
 
 def test_closing_the_scene_while_segmenting_ends_the_work(ready, worker, scene):

@@ -29,9 +29,9 @@ table{border-collapse:collapse;width:100%}td,th{padding:3px 8px 3px 0;vertical-a
 td:first-child,th{color:var(--soft);font-weight:400}.facts td:first-child{white-space:nowrap}
 .figures td,.figures th{text-align:right;font-variant-numeric:tabular-nums}
 .figures td:first-child,.figures th:first-child{text-align:left}.figures tr.target td{font-weight:700;color:var(--ink)}
-.level{display:flex;flex-wrap:wrap;gap:18px}.level .picture{flex:0 1 auto;width:min-content}
+.level{display:flex;flex-wrap:wrap;gap:18px}.level .picture{flex:0 1 auto}
 .level .words{flex:1 1 260px}.words table{max-width:380px}
-.picture svg{max-width:100%;min-width:min(100%,320px);height:auto;border-radius:4px;display:block}
+.picture svg{max-width:100%;height:auto;border-radius:4px;display:block}
 svg text{fill:var(--ink);font:11px system-ui,sans-serif}
 @media(max-width:760px){.two,.planes{grid-template-columns:1fr}}
 @media print{body{background:#fff}.card{break-inside:avoid}}

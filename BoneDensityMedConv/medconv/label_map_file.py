@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv import volume_io
-from medconv.segmenter import EXISTING
+from medconv.segmenter import EXISTING, SPOKEN_NAMES
 from medconv.segmenters import structures_kept
 from medconv.segmenters.resampling import labels_to_ct
 from medconv.types import ImageGeometry, Index3, InputRefused, QualityNote, Severity, SpineSegmentation
@@ -29,7 +29,8 @@ def read_segmentation(
 ) -> tuple[SpineSegmentation, list[QualityNote]]:
     """Vertebrae and landmarks of a label map file on the CT's grid, and a note if it had to be resampled.
 
-    label_map: what `vertebrae.read_label_map` takes.
+    label_map: what `vertebrae.read_label_map` takes. With a `labels.json` of `write_segmentation` the segmentation
+    stays the segmenter's: its doubts must be decided on, and a demonstration stays one.
     Raises InputRefused (unreadable, none of the named labels in it, elsewhere in space), UsageError (no such map).
     """
     names = structures_kept(read_label_map(label_map))
@@ -59,7 +60,7 @@ def read_segmentation(
             "The mask lies outside the CT: the two do not overlap in space.",
             "Use the mask that was made from this CT.",
         )
-    return SpineSegmentation(block, start, ct_geometry, names, EXISTING), notes
+    return SpineSegmentation(block, start, ct_geometry, names, **_origin(label_map)), notes
 
 
 def write_segmentation(folder: Path, segmentation: SpineSegmentation) -> None:
@@ -76,7 +77,16 @@ def write_segmentation(folder: Path, segmentation: SpineSegmentation) -> None:
     depth, height, width = segmentation.labels_zyx.shape
     whole[z : z + depth, y : y + height, x : x + width] = lookup[segmentation.labels_zyx]
     volume_io.write_image(folder / LABELS, whole, segmentation.ct_geometry)
-    document = {"numbering": NUMBERING, "labels": numbers}
+    document = {
+        "numbering": NUMBERING,
+        "labels": numbers,
+        "segmented_by": {
+            "segmenter": segmentation.segmenter,
+            "identity": segmentation.identity,
+            "demonstration": segmentation.is_demonstration,
+            "notes": [{"code": n.code, "severity": str(n.severity), "message": n.message} for n in segmentation.notes],
+        },
+    }
     (folder / NAMES).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
 
@@ -86,6 +96,21 @@ def written_numbers(names: Mapping[int, str]) -> dict[str, int]:
     unknown = sorted(name for name in names.values() if name not in known)
     extra = {name: FIRST_FREE + place for place, name in enumerate(unknown)}
     return {name: known.get(name) or extra[name] for name in names.values()}
+
+
+def _origin(label_map: str | Path) -> dict[str, Any]:
+    """Segmenter, identity and notes as `labels.json` keeps them; a person's own mask for any other label map."""
+    path = Path(label_map)
+    kept = json.loads(path.read_text("utf-8")).get("segmented_by") if path.is_file() else None
+    if not isinstance(kept, dict) or kept.get("segmenter") not in SPOKEN_NAMES:
+        return {"segmenter": EXISTING}
+    notes = [QualityNote(n["code"], Severity(n["severity"]), n["message"]) for n in kept.get("notes", [])]
+    return {
+        "segmenter": kept["segmenter"],
+        "identity": str(kept.get("identity", "")),
+        "is_demonstration": kept.get("demonstration") is True,
+        "notes": tuple(notes),
+    }
 
 
 def _in_one_byte(labels: NDArray[Any], names: Mapping[int, str]) -> tuple[NDArray[np.uint8], dict[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
@@ -15,6 +16,7 @@ from medconv.segmentation_comparison import structure_mask
 from medconv.segmenter import DEMONSTRATION, EXISTING, SPOKEN_NAMES
 from medconv.types import LevelChoice, QualityNote, SpineSegmentation
 
+SVG_WIDTH = re.compile(r'<svg[^>]* width="(\d+)"')
 DEMONSTRATION_BANNER = (
     "The mask comes from the demonstration network, which knows simulated CTs only: do not rely on it."
 )
@@ -148,9 +150,11 @@ def level_section(level: Mapping[str, Any] | None, svg: str) -> str:
 def _picture(svg: str) -> str:
     if not svg:
         return ""
+    width = SVG_WIDTH.search(svg)
+    limit = f' style="max-width:{width[1]}px"' if width else ""  # the words below must not widen it
     return (
-        f'<figure class="picture">{svg}<figcaption>Orange: measured. Red, with a question mark: in doubt. The picture '
-        "follows the spine. Scale bar 20 mm.</figcaption></figure>"
+        f'<figure class="picture"{limit}>{svg}<figcaption>Orange: measured. Red, with a question mark: in doubt. '
+        "The picture follows the spine. Scale bar 20 mm.</figcaption></figure>"
     )
 
 

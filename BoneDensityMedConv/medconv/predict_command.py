@@ -139,7 +139,7 @@ def _analyse(
         _segment(case, ct, request, decision, options.time_limit)
     elif options.label_map:
         segmentation, notes = mask_source.read_named_mask(options.mask, options.label_map, ct)
-        case.notes = tuple(notes)
+        case.notes = (*notes, *segmentation.notes)
         _take_level(case, mask_source.judge(ct, segmentation, decision))
     else:
         _take_label(case, ct, options)

@@ -207,14 +207,25 @@ def test_a_named_mask_with_neighbours_is_checked_and_its_doubts_are_warnings(run
     assert files >= LEVEL_FILES
 
 
-def test_what_segment_wrote_is_a_mask_that_predict_takes(run, misnamed, monkeypatch, tmp_path):
-    fake_client.install(monkeypatch, segmentation_of(misnamed))
-    run("segment")
+def test_what_segment_wrote_can_be_decided_on_without_a_second_run_and_stays_what_it_was(
+    run, misnamed, monkeypatch, tmp_path
+):
+    note = QualityNote("demonstration_segmenter", Severity.INFO, "Found by the demonstration network.")
+    found = segmentation_of(misnamed, segmenter="demonstration", is_demonstration=True, notes=(note,))
+    client = fake_client.install(monkeypatch, found)
+    run("segment", "--segmenter", "demonstration")
     kept = tmp_path / "kept"
     (tmp_path / "out").rename(kept)
     named = ("--mask", kept / "labels.nii.gz", "--label-map", kept / "labels.json")
+    assert run("predict", *named)[0] == 3  # a doubt about a network's names does not go away by a detour
+    assert written(tmp_path)["refusal"]["code"] == "level_in_doubt"
     assert run("predict", *named, "--l1-is", "T12")[0] == 0
-    assert written(tmp_path)["level"]["found_as"] == "T12"
+    document = written(tmp_path)
+    level = document["level"]
+    assert (level["found_as"], level["segmenter"], level["identity"]) == ("T12", "demonstration", "test weights")
+    assert level["demonstration"] is True
+    assert "demonstration_segmenter" in {n["code"] for n in document["quality"]}
+    assert len(client.requests) == 1
 
 
 def test_the_demonstration_network_is_named_in_every_output(run, spine, monkeypatch, tmp_path):

@@ -45,7 +45,7 @@ class DemonstrationSegmenter:
             if not self._insist:
                 raise InputRefused(
                     "demonstration_on_real_ct",
-                    f"The demonstration network knows simulated CTs only, and this does not look like one: {doubt}",
+                    f"The demonstration network knows simulated CTs only, and this does not look like one. {doubt}",
                     "Choose TotalSegmentator, an nnU-Net model or your own mask. To try it all the same, insist on it; "
                     "its result then means nothing.",
                 )

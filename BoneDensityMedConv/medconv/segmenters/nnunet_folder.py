@@ -1,30 +1,21 @@
-"""An nnU-Net v2 model folder on disk: what it holds, checked, and its checkpoints loaded without running any code.
+"""An nnU-Net v2 model folder on disk: what it holds, checked before anything of it is loaded.
 
-nnU-Net itself loads checkpoints with `weights_only=False`: such a file can run any program when it is opened. Here
-only tensors and the few numpy types that nnU-Net's own training writes (its log) are accepted, and of plans.json only
-networks and layers from nnU-Net's own packages.
+Of plans.json only networks and layers from nnU-Net's own packages are accepted: nnU-Net imports what it names.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medconv.types import MissingRequirement
 
 CONFIGURATION = "3d_fullres"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-NEEDED_IN_CHECKPOINT = ("network_weights", "trainer_name", "init_args")
 TRUSTED_PACKAGES = ("torch.", "dynamic_network_architectures.")
-# How torch's restricted unpickler names what it refuses; its other errors mean a damaged file.
-UNSAFE_WORDS = ("Unsupported global", "Unsupported class", "Trying to call reduce", "Can only build", "Can only create")
 MOST_LABELS = 256  # with the background: labels are kept as one byte
 EXPORT_AGAIN = "Copy or unpack the model folder again, whole: plans.json, dataset.json and fold_*/checkpoint_final.pth."
 
@@ -83,6 +74,12 @@ def find_model_folder(folder: str | Path) -> Path:
             f"'{path.name}' holds {len(found)} models: {', '.join(p.name for p in found)}.",
             "Choose one of these folders.",
         )
+    if any(path.rglob("*.model.pkl")) or (path / "plans.pkl").is_file():
+        raise MissingRequirement(
+            "nnunet_version_1",
+            f"'{path.name}' is a model of nnU-Net v1.",
+            "Choose a model of nnU-Net v2; weights of v1 can't be converted.",
+        )
     raise MissingRequirement(
         "nnunet_folder_wrong",
         f"'{path.name}' is no nnU-Net v2 model folder: it has no plans.json and no dataset.json, and no folder named "
@@ -109,33 +106,6 @@ def read_model_folder(
     _check_dataset(path, dataset)
     checkpoints = _find_checkpoints(path, [checkpoint_name] if checkpoint_name else CHECKPOINTS, folds)
     return ModelFolder(path, plans, dataset, configuration, checkpoints)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """An nnU-Net checkpoint on the CPU, loaded without running code in it. Needs torch.
-
-    Raises MissingRequirement: "weights_not_safe" if it holds anything but numbers, "weights_damaged",
-    "weights_unreadable" if it is no nnU-Net v2 checkpoint.
-    """
-    import torch
-
-    if not path.is_file():
-        raise MissingRequirement("weights_missing", f"The weight file {path} is not there.", EXPORT_AGAIN)
-    try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
-        raise _not_loadable(path, error) from error
-    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in NEEDED_IN_CHECKPOINT):
-        raise MissingRequirement(
-            "weights_unreadable",
-            f"{path.name} is no checkpoint of nnU-Net v2 (expected {', '.join(NEEDED_IN_CHECKPOINT)} in it).",
-            "Choose a folder that nnU-Net v2 has written; weights of nnU-Net v1 must be trained or exported anew.",
-            str(path),
-        )
-    return checkpoint
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -210,35 +180,3 @@ def _find_checkpoints(path: Path, names: Sequence[str], folds: Sequence[int | st
             return tuple(found)
     missing = f"no {names[0]} in {', '.join(fold.name for fold in wanted)}" if there else "no fold_0 in it"
     raise MissingRequirement("weights_missing", f"The model folder has no weights: {missing}.", EXPORT_AGAIN, str(path))
-
-
-def _numpy_globals() -> list[Any]:
-    """The numpy types in nnU-Net's log, under the names of numpy 1 and 2."""
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    kinds = (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)
-    return [
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        *kinds,
-        *{type(np.dtype(kind)) for kind in kinds},
-    ]
-
-
-def _not_loadable(path: Path, error: Exception) -> MissingRequirement:
-    text = str(error)
-    foreign = re.search(r"GLOBAL ([\w.]+)", text)
-    if foreign or any(words in text for words in UNSAFE_WORDS):
-        return MissingRequirement(
-            "weights_not_safe",
-            f"{path.name} holds more than weights ({foreign[1] if foreign else 'a foreign object'}): opening it could "
-            "run a program on this computer, so it was not opened.",
-            "Get the weights from their publisher again. Only checkpoints as nnU-Net v2 writes them are opened.",
-            str(path),
-        )
-    return MissingRequirement(
-        "weights_damaged",
-        f"{path.name} can't be read: it is damaged, cut off, or no PyTorch file.",
-        "Get the file again and compare its size with the original.",
-        f"{path} ({type(error).__name__})",
-    )

@@ -7,13 +7,11 @@ calls it, behave in the same way. Both change nnU-Net's module only while they r
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
-import inspect
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv.segmenter import Progress
-from medconv.segmenters.memory import gpu_memory_answered, is_memory, out_of_memory_told
-from medconv.segmenters.nnunet_folder import ModelFolder, load_checkpoint, read_model_folder
+from medconv.segmenters.memory import gpu_memory_answered, out_of_memory_told
+from medconv.segmenters.nnunet_folder import ModelFolder, read_model_folder
+from medconv.segmenters.nnunet_loading import WarmModels as WarmModels
+from medconv.segmenters.nnunet_loading import initialisation, sha256_of
 from medconv.segmenters.package_changes import replaced
 from medconv.segmenters.resampling import ResampledBlock
 from medconv.types import MissingRequirement, QualityNote, UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MANY_CORES = 4  # from there on one is left to the window that waits
-# What nnUNetPredictor.manual_initialization takes, by weight files with their times and sizes.
-WarmModels = dict[tuple[Any, ...], tuple[Any, ...]]
 
 
 class NNUNetModel:
@@ -41,13 +39,13 @@ class NNUNetModel:
         require_nnunet()
         self.folder: ModelFolder = read_model_folder(folder)
         self.device = choose_device(device)
-        self.checkpoint_sha256 = _sha256_of(self.folder.checkpoints)
+        self.checkpoint_sha256 = sha256_of(self.folder.checkpoints)
         with _quiet(), out_of_memory_told():
             import torch
             from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
             self._predictor = nnUNetPredictor(use_mirroring=False, device=torch.device(self.device))
-            self._predictor.manual_initialization(*_initialisation(self.folder))
+            self._predictor.manual_initialization(*initialisation(self.folder))
 
     def predict(
         self, block: ResampledBlock, progress: Progress, stage: str = "Finding vertebrae"
@@ -159,7 +157,7 @@ def sequential_prediction(notes: list[QualityNote] | None = None, warm: WarmMode
 
     def initialise(self: Any, folder: Any, use_folds: Any = None, checkpoint_name: str = "") -> None:
         folds = None if use_folds is None else [use_folds] if isinstance(use_folds, (str, int)) else list(use_folds)
-        self.manual_initialization(*_initialisation(read_model_folder(folder, checkpoint_name, folds), kept))
+        self.manual_initialization(*initialisation(read_model_folder(folder, checkpoint_name, folds), kept))
 
     with (
         adapted_nnunet([] if notes is None else notes),
@@ -202,79 +200,9 @@ def cores_to_use() -> int:
     return cores if cores <= MANY_CORES else cores - 1
 
 
-def _initialisation(folder: ModelFolder, warm: WarmModels | None = None) -> tuple[Any, ...]:
-    """The arguments of nnUNetPredictor.manual_initialization, made or from `warm`."""
-    files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in folder.checkpoints]
-    key = (str(folder.path), *files)
-    if warm is None:
-        return _load(folder)
-    if key not in warm:
-        warm[key] = _load(folder)
-    return warm[key]
-
-
-def _load(folder: ModelFolder) -> tuple[Any, ...]:
-    """The network with its first fold's weights, and what nnU-Net wants to know about it."""
-    from nnunetv2.inference import predict_from_raw_data as nnunet
-
-    checkpoints = [load_checkpoint(path) for path in folder.checkpoints]
-    trainer = checkpoints[0]["trainer_name"]
-    plans, dataset = nnunet.PlansManager(dict(folder.plans)), dict(folder.dataset)
-    configuration = plans.get_configuration(folder.configuration)
-    weights = [checkpoint["network_weights"] for checkpoint in checkpoints]
-    try:
-        network = _build(nnunet, plans, configuration, dataset, trainer)
-        for one in reversed(weights):  # all are checked; the first is the one that the network starts with
-            network.load_state_dict(one)
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        if is_memory(error):
-            raise
-        raise MissingRequirement(
-            "weights_do_not_fit",
-            f"The weights of '{folder.dataset_name}' do not fit its plans.json and dataset.json.",
-            "Copy or unpack the model folder again, whole; its files belong together.",
-            f"{folder.path}: {str(error)[:300]}",
-        ) from error
-    return network, plans, configuration, weights, dataset, trainer, None
-
-
-def _build(nnunet: Any, plans: Any, configuration: Any, dataset: dict[str, Any], trainer: str) -> Any:
-    """The untrained network; both signatures that trainers have had."""
-    try:
-        build = nnunet.recursive_find_trainer_class_by_name(trainer).build_network_architecture
-    except RuntimeError as error:
-        raise MissingRequirement(
-            "nnunet_trainer_unknown",
-            f"The model was trained with '{trainer}', which is no part of the installed nnU-Net.",
-            "Install the nnU-Net version or extension that the model's publisher names.",
-        ) from error
-    channels = (
-        nnunet.determine_num_input_channels(plans, configuration, dataset),
-        plans.get_label_manager(dataset).num_segmentation_heads,
-    )
-    if "plans_manager" in inspect.signature(build).parameters:
-        return build(plans, configuration, *channels, enable_deep_supervision=False)
-    return build(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        *channels,
-        enable_deep_supervision=False,
-    )
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Drop what nnU-Net prints and warns of: errors come as exceptions."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
-
-
-def _sha256_of(paths: Sequence[Path]) -> str:
-    """SHA-256 of the weight file; of several folds, that of their hashes in a row."""
-    digests = []
-    for path in paths:
-        with path.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

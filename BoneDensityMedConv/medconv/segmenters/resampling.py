@@ -58,7 +58,7 @@ def canonical_block(ct: CTVolume, start_xyz: Index3, size_xyz: Index3, spacing_m
         bottom = int(part.low[0])
         slab = _finite(view[bottom : int(part.high[-1]) + 1])
         slab = columns.take(rows.take(part.take(slab, 0, bottom), 1), 2)
-        result[first : first + SLAB] = np.trunc(slab)
+        result[first : first + SLAB] = np.trunc(np.clip(slab, *INT16_RANGE))
     steps = np.where(new_size > 1, spacing * (size - 1) / np.maximum(new_size - 1, 1), (x_mm, y_mm, z_mm))
     x, y, z = (float(v) for v in steps)
     geometry = replace(grid, size_xyz=index3(new_size), spacing_mm_xyz=(x, y, z))
@@ -135,10 +135,10 @@ class _Samples:
 
 
 def _finite(array: NDArray[Any]) -> NDArray[Any]:
-    """Floating-point HU within int16, with air for what is no number; whole numbers as they are."""
+    """Air for what is no number; whole numbers as they are."""
     if array.dtype.kind != "f":
         return array
-    return np.clip(np.nan_to_num(array, nan=AIR_HU, posinf=AIR_HU, neginf=AIR_HU), *INT16_RANGE)
+    return np.nan_to_num(array, nan=AIR_HU, posinf=AIR_HU, neginf=AIR_HU)
 
 
 def _target_box(

@@ -18,7 +18,7 @@ pytest.importorskip("nnunetv2")
 from core.nnunet_writer import HU_OF, MODEL_NAME, NAMES, THRESHOLDS_HU, write_checkpoint, write_model
 
 from medconv.segmenters import memory
-from medconv.segmenters.nnunet_folder import load_checkpoint, read_model_folder
+from medconv.segmenters.nnunet_folder import read_model_folder
 from medconv.segmenters.nnunet_runtime import (
     NNUNetModel,
     choose_device,
@@ -26,6 +26,7 @@ from medconv.segmenters.nnunet_runtime import (
     sequential_prediction,
 )
 from medconv.segmenters.resampling import canonical_block, nifti_image
+from medconv.segmenters.safe_checkpoint import load_checkpoint
 from medconv.types import Cancelled, CTVolume, ImageGeometry, MissingRequirement, UsageError
 
 
@@ -297,15 +298,15 @@ def test_prediction_from_files_runs_in_this_process_and_keeps_the_network_warm(
 ) -> None:
     from multiprocessing import process
 
-    from medconv.segmenters import nnunet_runtime
+    from medconv.segmenters import nnunet_loading
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(process.BaseProcess, "start", forbidden)
     loads = []
-    own = nnunet_runtime.load_checkpoint
-    monkeypatch.setattr(nnunet_runtime, "load_checkpoint", lambda path: loads.append(path) or own(path))
+    own = nnunet_loading.load_checkpoint
+    monkeypatch.setattr(nnunet_loading, "load_checkpoint", lambda path: loads.append(path) or own(path))
     warm, told = {}, []
     for _ in range(2):
         with sequential_prediction(warm=warm), reporting_progress(lambda *tell: told.append(tell), "Vertebrae"):
@@ -404,6 +405,44 @@ def test_checkpoint_as_numpy_1_wrote_it_is_read(model_folder: Path, tmp_path: Pa
             target.writestr(entry, data)
     checkpoint = load_checkpoint(old)
     assert checkpoint["logging"]["mean_fg_dice"] == [0.91]
+
+
+def test_arrays_in_the_log_are_read(model_folder: Path, tmp_path: Path) -> None:
+    """Some trainers log arrays of numbers beside plain ones."""
+    own = load_checkpoint(model_folder / "fold_0" / "checkpoint_final.pth")
+    path = tmp_path / "checkpoint_final.pth"
+    write_checkpoint(path, {}, {}, own["network_weights"], logging={"dice_per_class": np.array([0.5, 0.7])})
+    assert load_checkpoint(path)["logging"]["dice_per_class"].tolist() == [0.5, 0.7]
+
+
+def test_torch_that_can_not_load_safely_is_not_used(model_folder: Path, monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cu124")
+    with pytest.raises(MissingRequirement, match=r"PyTorch 2\.5\.1") as refused:
+        load_checkpoint(model_folder / "fold_0" / "checkpoint_final.pth")
+    assert refused.value.remedy == "Install PyTorch 2.6 or newer."
+
+
+@pytest.mark.parametrize("package", ["torch", "nnunetv2"])
+def test_missing_package_is_named_with_how_to_get_it(model_folder: Path, monkeypatch, package: str) -> None:
+    import importlib.util
+
+    own = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else own(name, *more))
+    with pytest.raises(MissingRequirement, match=f"package {package} is not installed") as refused:
+        NNUNetModel(model_folder, "cpu")
+    assert refused.value.code == f"{package}_missing"
+    assert "pip install" in refused.value.remedy
+
+
+def test_model_of_nnunet_v1_is_recognised(tmp_path: Path) -> None:
+    fold = tmp_path / "Task056_VerSe" / "nnUNetTrainerV2__nnUNetPlansv2.1" / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "model_final_checkpoint.model.pkl").write_bytes(b"")
+    with pytest.raises(MissingRequirement, match="nnU-Net v1") as refused:
+        read_model_folder(tmp_path / "Task056_VerSe")
+    assert refused.value.code == "nnunet_version_1"
 
 
 def test_checkpoint_that_is_cut_off_is_called_damaged(model_folder: Path, tmp_path: Path) -> None:

@@ -225,6 +225,11 @@ def test_one_rib_of_the_pair_is_enough(edited):
     assert codes(edited(renamed(rib_left_12=""))) == []
 
 
+def test_ribs_of_both_sides_must_agree(edited):
+    doubt = only_doubt(edited(renamed(rib_left_12="rib_left_11")))
+    assert doubt.message.startswith("Rib 11 begins at T12, where rib 12 was expected")
+
+
 def test_a_level_left_out_between_two(edited):
     doubt = only_doubt(edited(renamed(L3="")))
     assert (doubt.code, doubt.message) == (

@@ -29,6 +29,7 @@ SACRUM_SHOWN_MM = 60.0
 BESIDE_MM: Mapping[str, tuple[float, float]] = {"sagittal": (95.0, 75.0), "coronal": (95.0, 85.0)}  # left, right
 FRAGMENT_FRACTION = 0.4  # smaller than this share of the usual vertebra: cut off by the border, no guide for the plane
 CENTRE_VOXEL_MM = 1.5
+STRAY_PERCENT = 1.0  # so few voxels far away are strays, and do not stretch the picture
 NAME_GAP_PX = 9
 NAME_HEIGHT_PX = 16
 
@@ -145,12 +146,11 @@ def _extent(masks: Mapping[str, L1Mask]) -> tuple[float, float]:
     """Lowest and highest point of the picture, LPS z in mm: all vertebrae, and the upper part of the sacrum."""
     low, high = [], []
     for name, mask in masks.items():
-        if name in LAST_RIBS:
-            continue
-        ends = np.array(np.meshgrid(*[(0, n - 1) for n in mask.geometry.size_xyz])).reshape(3, -1).T
-        z = mask.geometry.index_to_lps(ends)[:, 2]
-        low.append(max(z.min(), z.max() - SACRUM_SHOWN_MM) if name == SACRUM else z.min())
-        high.append(z.max())
+        if name not in LAST_RIBS:
+            z = mask.geometry.index_to_lps(np.argwhere(mask.block_zyx)[:, ::-1])[:, 2]
+            lowest, highest = np.percentile(z, (STRAY_PERCENT, 100 - STRAY_PERCENT))
+            low.append(max(lowest, highest - SACRUM_SHOWN_MM) if name == SACRUM else lowest)
+            high.append(highest)
     return float(min(low)) - ABOVE_BELOW_MM, float(max(high)) + ABOVE_BELOW_MM
 
 

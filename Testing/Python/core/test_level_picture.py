@@ -105,6 +105,19 @@ def test_a_fragment_at_the_border_is_named_but_does_not_bend_the_plane(spine) ->
     assert areas[0] == pytest.approx(areas[1], rel=0.03)
 
 
+def test_stray_voxels_far_away_do_not_stretch_the_picture(spine) -> None:
+    found = segmentation_of(spine)
+    lumbar = np.where(spine.labels_zyx > 31, 0, spine.labels_zyx)  # without T12 and T11
+    stray = lumbar.copy()
+    stray[-3:-1, 40:42, 40:42] = 28
+    clean, with_stray = (
+        render_levels(spine.ct, replace(found, labels_zyx=labels), {})["sagittal"] for labels in (lumbar, stray)
+    )
+    assert abs(clean.pixels.shape[0] - with_stray.pixels.shape[0]) <= 2
+    highest = min(mark.y for mark in clean.marks)
+    assert highest * clean.pixel_mm < 45  # L1 begins 15 mm below the upper edge
+
+
 def test_names_never_cover_each_other(spine) -> None:
     labels = spine.labels_zyx.copy()
     l2 = labels == 30

@@ -158,9 +158,12 @@ nnU-Net's predictor on NIfTI files of 1.2 x 1.2 x 2 mm from T8 to the sacrum, th
 L1 on one real CT (TotalSegmentator's example, native abdomen, 3 mm; against TotalSegmentator's own mask): Dice {real}.
 These figures say that the software works. They say nothing about patients.
 
-## Where it fails
-Other numbers of lumbar vertebrae than five, ribs on L1 or none on T12 (it has seen neither), fields of view that show
-neither ribs nor sacrum, real CT. That is what the product's level check is for.
+## What its names rest on, and where it fails
+The simulator puts kidneys, liver and lungs at the same height in everyone, and the network has learnt that: it names L1
+rightly in fields of view of 12 cm without ribs or sacrum, and in simulated people with four or six lumbar vertebrae or
+other ribs (eight tried), for a reason that does not hold in patients. A sixth lumbar vertebra it calls L5 as well, so
+that L5 is twice as large. In real CT outlines are too tight and ribs poor. The product's level check is there for all
+of this.
 
 ## Made by
     python -m medconv.training.vertebra_segmenter --out FOLDER --cases {cases_trained} --steps {steps} \\

@@ -133,6 +133,9 @@ def _add_bench(commands: Commands) -> None:
     p.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
     p.add_argument("--repeats", type=int, default=5, metavar="N")
     p.add_argument("--slices", type=int, default=700, metavar="N", help="of 512 x 512 (default 700)")
+    p.add_argument("--segmentation", action="store_true", help="our worker against the plain TotalSegmentator command")
+    p.add_argument("--weights-folder", type=Path, metavar="DIR", help="TotalSegmentator's weights for --segmentation")
+    p.add_argument("--widen", type=int, default=1, metavar="N", help="without them: N x the demonstration's channels")
     p.set_defaults(run=_bench)
 
 
@@ -141,6 +144,10 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.slices < MINIMUM_SLICES or options.repeats < 1:
         raise UsageError("bench_too_small", "The bench needs a whole L1.", f"Give --slices {MINIMUM_SLICES} or more.")
+    if options.segmentation:
+        from medconv.segmentation_bench import run_segmentation_bench
+
+        return run_segmentation_bench(options.slices, options.out, str(options.weights_folder or ""), options.widen)
     return run_bench(options.slices, options.repeats, options.out)
 
 

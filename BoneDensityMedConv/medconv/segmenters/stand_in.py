@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medconv.segmenters.demonstration import find_demonstration_folder
-from medconv.segmenters.nnunet_folder import ModelFolder, load_checkpoint, read_model_folder
+from medconv.segmenters.nnunet_folder import ModelFolder, read_model_folder
+from medconv.segmenters.safe_checkpoint import load_checkpoint
 from medconv.segmenters.totalsegmentator import STAND_IN_KEY
 from medconv.segmenters.weights_store import CHECKPOINT, TOTAL_3MM, VERTEBRAE_1_5MM, WeightsDataset
 from medconv.vertebrae import plain_name

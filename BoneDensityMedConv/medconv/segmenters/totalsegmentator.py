@@ -6,7 +6,6 @@ and its neighbours. Wasserthal et al., Radiology: Artificial Intelligence 2023, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -24,7 +23,8 @@ from medconv.segmenter import TOTALSEGMENTATOR, Progress, SegmenterRequest
 from medconv.segmenters import structures_kept, weights_store
 from medconv.segmenters import totalsegmentator_package as package
 from medconv.segmenters.nnunet_folder import read_model_folder
-from medconv.segmenters.nnunet_runtime import WarmModels, choose_device, reporting_progress
+from medconv.segmenters.nnunet_loading import WarmModels, sha256_of
+from medconv.segmenters.nnunet_runtime import choose_device, reporting_progress
 from medconv.segmenters.region import locate_lumbar_region, misses_l1
 from medconv.segmenters.resampling import canonical_block, labels_to_ct, nifti_image
 from medconv.segmenters.two_passes import Combined, combine, largest_piece, overlay
@@ -210,5 +210,4 @@ def _sha256(path: Path) -> str:
 
 @lru_cache(maxsize=8)
 def _sha256_of_state(path: Path, _size: int, _modified_ns: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of([path])

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv.segmenters import weights_store
-from medconv.segmenters.nnunet_runtime import WarmModels, cores_to_use, require_nnunet, sequential_prediction
+from medconv.segmenters.nnunet_loading import WarmModels
+from medconv.segmenters.nnunet_runtime import cores_to_use, require_nnunet, sequential_prediction
 from medconv.segmenters.package_changes import environment, replaced
 from medconv.types import MissingRequirement, QualityNote
 

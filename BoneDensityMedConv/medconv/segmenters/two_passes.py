@@ -17,8 +17,7 @@ from medconv.types import BoolArray, Index3
 
 # Starting values, of no study. Two passes of one package that mean the same vertebra overlap with a Dice near 0.9; half
 # a vertebra taken for its neighbour gives 0.5.
-AGREED_DICE = 0.7
-SAME_VERTEBRA_DICE = 0.5
+SAME_VERTEBRA_DICE = 0.7
 ONE_NAME_SHARE = 0.75
 
 Labels = NDArray[np.uint8]
@@ -45,7 +44,7 @@ def combine(
 
     Both use the same label numbers; `vertebrae` are those of vertebrae. A fine vertebra takes the name of the coarse
     one in which it mostly lies; one that is spread over two is divided as the coarse pass divides it. Pieces that do
-    not touch the coarse vertebra are dropped. Where the fine pass lost a vertebra, the coarse one stays.
+    not touch the coarse vertebra are dropped. Where the fine pass lost a vertebra or a part of it, the coarse one stays.
     """
     bones = np.isin(np.arange(256), list(vertebrae))
     drawn = np.where(bones[fine_zyx], fine_zyx, 0).astype(np.uint8)
@@ -103,7 +102,7 @@ def _l1_agreement(drawn: Labels, coarse: Labels, bones: BoolArray, l1: int) -> t
     fine, before = drawn == l1, coarse == l1
     if fine.any() and before.any():
         dice = _dice(_pieces_that_touch(fine, bones[coarse]), before)
-        return dice >= AGREED_DICE, dice
+        return dice >= SAME_VERTEBRA_DICE, dice
     # One pass alone has an L1: it is another vertebra to the other one, unless that sees no bone there at all.
     return not (before.any() or np.count_nonzero(bones[coarse] & fine) > fine.sum() / 2 > 0), None
 

@@ -59,7 +59,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     "front": (
         {"cli", "predict_command", "segment_command", "compare_command", "segmenters_command", "plugins"},
         {"command_line", "console", "result_files", "label_map_file", "mask_source"},
-        {"bench", "batch"},
+        {"bench", "batch", "segmentation_bench", "bench_cts", "process_meter"},
         {"worker", "worker_client", "worker_errors", "worker_events", "worker_process", "processes", "process_tree"},
     ),
 }  # fmt: skip

@@ -59,7 +59,7 @@ class Segmenter:
         litter(256 * 1024)
         for step in range(STEPS):
             progress(f"Step {step}", step / STEPS)
-            time.sleep(0.01)
+            time.sleep(0.02)
         return dense(ct)
 
     def family(self, ct, progress):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,10 +90,8 @@ nnunet.NNUNetModel = Limited
 
 
 @pytest.mark.parametrize("when", WITHOUT_MEMORY)
-def test_the_real_network_without_memory_says_so(limited, temporary, vertebra, repository: Path, when: str) -> None:
+def test_the_real_network_without_memory_says_so(limited, temporary, vertebra, when: str) -> None:
     """Torch, nnU-Net and the C libraries have their own words for it, or just end; the message is the same."""
-    if not (repository / "model_weights" / "medconv-sim-vertebrae").is_dir():
-        pytest.skip("the demonstration network is not there")
     pytest.importorskip("nnunetv2")
     worker = limited(WITHOUT_MEMORY[when] + "sys.exit(worker.main())")
     worker.segment(vertebra.ct, DEMONSTRATION)

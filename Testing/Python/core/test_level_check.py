@@ -15,6 +15,7 @@ from core.phantom import BODY_DEPTH_MM, BODY_HEIGHT_MM, BODY_WIDTH_MM
 from core.spine_phantom import CENTRES_MM, segmentation_of, spine_phantom
 
 from medconv.level_check import check_levels, choose
+from medconv.simulate import simulate_lumbar_ct
 from medconv.types import InputRefused, QualityNote, Severity, SpineSegmentation, UsageError
 from medconv.vertebrae import TOTALSEGMENTATOR as LABEL
 from medconv.volume_io import read_ct, read_labels
@@ -483,6 +484,36 @@ def test_what_was_not_found_or_makes_no_sense_is_refused_by_name(edited):
     assert refused(lambda: choose(spine, found, take="T4")).code == "vertebra_absent"
     assert refused(lambda: choose(spine, found, take="sacrum")).code == "vertebra_absent"
     assert refused(lambda: choose(spine, found, used_as="L4"), UsageError).code == "level_unknown"
+
+
+# Simulated people.
+
+
+def simulated(variant: str, shown_mm: tuple[float, float]) -> SpineSegmentation:
+    """Thick slices and large pixels: quick, and enough for the level."""
+    made = simulate_lumbar_ct(
+        5, variant=variant, field_of_view_mm=shown_mm, in_plane_spacing_mm=2.0, slice_thickness_mm=5.0
+    )
+    names = {label: name for name, label in LABEL.items()} | {118: "L6"}
+    return SpineSegmentation(made.labels_zyx, (0, 0, 0), made.ct.geometry, names, "totalsegmentator")
+
+
+def test_a_simulated_person_is_certain():
+    found = check_levels(simulated("usual", (-180.0, 70.0)))
+    assert found.doubts == ()
+    assert found.statement == "L1, counted from rib 12 and sacrum"
+
+
+def test_a_simulated_person_with_six_lumbar_vertebrae_is_doubtful_under_any_names():
+    six = simulated("six_lumbar", (-215.0, 45.0))
+    assert [d.code for d in check_levels(six).doubts] == ["lumbar_count"]
+    # As a network without a name for L6 counts from below: the ribs then begin at "T11".
+    labels = np.where(six.labels_zyx == 118, 26, six.labels_zyx)  # 26 (S1) … 33 (T11) become 27 … 34
+    counted = np.where((labels >= LABEL["S1"]) & (labels <= LABEL["T11"]), labels + 1, labels)
+    counted[six.labels_zyx == LABEL["S1"]] = LABEL["sacrum"]
+    doubts = check_levels(replace(six, labels_zyx=counted.astype(np.uint8))).doubts
+    assert [d.code for d in doubts] == ["rib_at_wrong_level"]
+    assert doubts[0].message.startswith("Rib 12 begins at T11")
 
 
 # Real label maps.

@@ -131,11 +131,11 @@ class CaseFlow:
 
     def _show_single(self, mask: L1Mask) -> None:
         chosen = self._state.parameters
-        spine_display.hide_others(chosen.segmentation)
+        spine_display.hide_others(chosen.segmentation, chosen.ct)
         inputs.show(chosen, mask, self._slice_logics())
 
     def _show(self, levels: Levels) -> None:
         chosen, logics = self._state.parameters, self._slice_logics()
-        spine_display.hide_others(chosen.segmentation)
+        spine_display.hide_others(chosen.segmentation, chosen.ct)
         spine_display.frame(levels, chosen.ct, logics)
         spine_display.show(chosen.segmentation, levels, logics)

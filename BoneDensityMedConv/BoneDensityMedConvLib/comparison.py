@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from BoneDensityMedConvLib import segmentation_run, segmenter_choice, spine_segments
+from BoneDensityMedConvLib import segmentation_origin, segmentation_run, segmenter_choice, spine_segments
 from medconv.segmentation_comparison import StructureComparison
 from medconv.segmenter import EXISTING
+from medconv.types import InputRefused
 
 NOTHING: Mapping[str, Any] = {
     "comparisonJson": "",
@@ -34,8 +35,8 @@ def choices(chosen: Any) -> list[dict[str, Any]]:
         listed.append({"id": kind, "label": label, "available": not missing, "reason": missing})
         if not missing:
             made.add(segmentation_run.key(segmenter_choice.request(chosen, kind)))
-    for node in _others(chosen):
-        if spine_segments.request_of(node) not in made:
+    for node in spine_segments.others_on(chosen.ct, chosen.segmentation):
+        if segmentation_origin.request_of(node) not in made:
             entry = {"id": IN_SCENE + node.GetID(), "label": f"In the scene: {node.GetName()}"}
             listed.append(entry | {"available": True, "reason": ""})
     return listed
@@ -96,27 +97,14 @@ def is_stale(chosen: Any) -> bool:
         return True
     try:
         then = json.loads(chosen.comparisonJson)["checksums"]
-    except (ValueError, KeyError, TypeError):
+        return bool(then != [spine_segments.content_checksum(node, chosen.ct) for node in (first, second)])
+    except (ValueError, KeyError, TypeError, InputRefused):  # edited by hand, or bent by a transform
         return True
-    return bool(then != [spine_segments.content_checksum(node, chosen.ct) for node in (first, second)])
 
 
 def hex_color(rgb: tuple[float, float, float]) -> str:
     """A colour as panels write it: "#ffb000"."""
     return "#" + "".join(f"{round(255 * value):02x}" for value in rgb)
-
-
-def _others(chosen: Any) -> list[Any]:
-    """Segmentations of the chosen CT, as far as they say, that name vertebrae and are not the chosen one."""
-    if chosen.ct is None or chosen.ct.GetScene() is None:
-        return []
-    nodes = chosen.ct.GetScene().GetNodesByClass("vtkMRMLSegmentationNode")
-    found = []
-    for node in (nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())):
-        its_ct = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
-        if node is not chosen.segmentation and its_ct in (None, chosen.ct) and spine_segments.found_vertebrae(node):
-            found.append(node)
-    return found
 
 
 def _row(row: StructureComparison) -> dict[str, Any]:

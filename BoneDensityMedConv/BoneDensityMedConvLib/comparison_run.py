@@ -10,6 +10,7 @@ from BoneDensityMedConvLib import (
     comparison,
     level_choice,
     scene,
+    segmentation_origin,
     segmentation_run,
     segmenter_choice,
     slice_views,
@@ -127,6 +128,6 @@ def _named_as_used(found: SpineSegmentation, used_as: dict[str, str]) -> SpineSe
 
 
 def _title(node: Any) -> str:
-    if spine_segments.is_made_here(node):
-        return spine_segments.segmenter_name(spine_segments.origin_of(node).segmenter)
+    if segmentation_origin.is_made_here(node):
+        return segmentation_origin.segmenter_name(segmentation_origin.origin_of(node).segmenter)
     return str(node.GetName())

@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from BoneDensityMedConvLib import inputs, level_choice, scene, segmenter_choice, spine_segments, terminology
+from BoneDensityMedConvLib import (
+    inputs,
+    level_choice,
+    scene,
+    segmentation_origin,
+    segmenter_choice,
+    spine_segments,
+    terminology,
+)
 from BoneDensityMedConvLib.level_choice import FoundLevel, Levels
 from medconv import level_check, vertebrae
 from medconv.level_check import LevelCheck
@@ -83,7 +91,7 @@ def _levels(spine: SpineSegmentation, check: LevelCheck, automatic: bool) -> Lev
         x, y, z = level.body_center_lps_mm
         found.append(FoundLevel(level.name, level.volume_ml, (-x, -y, z)))
     return Levels(
-        segmenter=spine_segments.segmenter_name(spine.segmenter),
+        segmenter=segmentation_origin.segmenter_name(spine.segmenter),
         found=tuple(found),
         doubts=check.doubts,
         must_ask=automatic,

@@ -86,8 +86,8 @@ def label(levels: Levels, found: str) -> str:
     if found != levels.target:
         return name
     if levels.instead:
-        return f"{name} (instead of L1)"
-    return f"{name} (was {found})" if found != name else name  # short: it must fit beside the vertebra
+        return f"{name} (for L1)"  # short: it must fit beside the vertebra in a small view
+    return f"{name} (was {found})" if found != name else name
 
 
 def alternatives(levels: Levels) -> list[dict[str, str]]:

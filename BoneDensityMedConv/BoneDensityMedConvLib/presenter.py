@@ -11,6 +11,7 @@ from BoneDensityMedConvLib import (
     inputs,
     level_choice,
     level_view,
+    segmentation_origin,
     segmenter_choice,
     segmenter_weights,
     slice_views,
@@ -23,7 +24,7 @@ from BoneDensityMedConvLib.comparison_run import ComparisonRun
 from BoneDensityMedConvLib.model_choice import ModelChoice
 from BoneDensityMedConvLib.panel_state import PanelState
 from BoneDensityMedConvLib.work import Work
-from medconv import RESEARCH_USE_ONLY, pipeline
+from medconv import RESEARCH_USE_ONLY
 from medconv.segmenter import EXISTING, QUALITIES
 from medconv.types import Cancelled, InputRefused
 from medconv.worker_client import WorkerClient
@@ -85,11 +86,13 @@ class Presenter(AdjustmentActions):
             self._state.write(ct=node)
 
     def set_segmentation(self, node: Any, segment_id: str | None = None) -> None:
-        """Choose the segmentation and its segment of L1; without an id, the segment tagged or named L1 if any."""
+        """Choose the segmentation and its segment of L1; without an id, the segment tagged or named L1 if any.
+
+        A person who points at a segment wants that one measured: the source is then the existing segment.
+        """
         segment_id = inputs.find_l1(node) if segment_id is None else segment_id
         if node is not self.parameters.segmentation or segment_id != self.parameters.segmentId:
             self._state.message = None
-            # A person who points at a segment wants that one measured.
             source = EXISTING if segment_id else self.parameters.segmenter
             self._state.write(segmentation=node, segmentId=segment_id, segmenter=source)
 
@@ -190,13 +193,11 @@ class Presenter(AdjustmentActions):
     def view_model(self) -> dict[str, Any]:
         """All that a panel shows; keys as in docs/decisions/0002 and 0004."""
         chosen, work = self.parameters, self._work
-        card = self._models.in_use(chosen)
+        card, hint, choices = self._models.in_use(chosen), self._hint(), comparison.choices(chosen)
         adjustment = adjustment_choice.current(chosen, card) if card else None
-        hint = self._hint()
-        choices = comparison.choices(chosen)
         return {
             "research_use": RESEARCH_USE_ONLY,
-            "demonstration": pipeline.SIMULATED_NOTE if card and card.simulated_only else "",
+            "demonstration": view_model.demonstration(card, segmentation_origin.is_demonstration(chosen.segmentation)),
             "simulated_ct": inputs.simulated_note(chosen.ct),
             "segmenters": segmenter_choice.list_view(),
             "segmenter": chosen.segmenter,

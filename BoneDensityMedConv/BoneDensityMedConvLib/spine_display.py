@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import vtk
 
-from BoneDensityMedConvLib import level_labels, segments, slice_views, spine_segments
+from BoneDensityMedConvLib import level_labels, segmentation_origin, segments, slice_views, spine_segments
 from BoneDensityMedConvLib.level_choice import Levels
 from medconv import vertebrae
 
@@ -32,14 +32,15 @@ def show(segmentation: Any, levels: Levels, slice_logics: list[Any]) -> None:
     level_labels.show(segmentation, levels, [logic.GetSliceNode() for logic in slice_logics])
 
 
-def hide_others(segmentation: Any) -> None:
-    """Hide every other segmentation that was made here, and all names of others: two of each would confuse."""
+def hide_others(segmentation: Any, ct_node: Any) -> None:
+    """Hide all other vertebrae of this CT, those that were made here of other CTs, and their names."""
+    same_ct = spine_segments.others_on(ct_node, segmentation)
     nodes = segmentation.GetScene().GetNodesByClass("vtkMRMLSegmentationNode")
     for index in range(nodes.GetNumberOfItems()):
         node = nodes.GetItemAsObject(index)
         if node is segmentation:
             continue
-        if spine_segments.is_made_here(node):
+        if node in same_ct or segmentation_origin.is_made_here(node):
             node.SetDisplayVisibility(False)
         for names in level_labels.nodes_of(node):
             names.SetDisplayVisibility(False)
@@ -98,7 +99,7 @@ def _outline(segmentation: Any, ids: dict[str, str], levels: Levels) -> None:
     if segmentation.GetDisplayNode() is None:
         segmentation.CreateDefaultDisplayNodes()
     display, core = segmentation.GetDisplayNode(), segmentation.GetSegmentation()
-    own = spine_segments.is_made_here(segmentation)
+    own = segmentation_origin.is_made_here(segmentation)
     for place, (name, segment_id) in enumerate(ids.items()):
         is_target = name == levels.target
         shown = vertebrae.is_vertebra(name) or name in SHOWN_LANDMARKS

@@ -1,8 +1,7 @@
 """A spine in the scene: every vertebra and landmark that a segmenter found is a segment of its own; and back again.
 
-A segmentation node that was made here remembers, in attributes that are saved with the scene, which request made it
-from which CT, and what its segments were when they were new. Each segment keeps the name that the segmenter gave it in
-a tag, whatever it is used as since.
+Each segment of a segmentation that was made here keeps the name that the segmenter gave it in a tag, whatever it is
+used as since.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,31 +17,14 @@ import slicer
 import vtk
 from numpy.typing import NDArray
 
-from BoneDensityMedConvLib import fingerprint, scene, segments, terminology
+from BoneDensityMedConvLib import fingerprint, scene, segmentation_origin, segments, terminology
 from medconv import vertebrae
-from medconv.segmenter import EXISTING, SPOKEN_NAMES
-from medconv.types import CTVolume, InputRefused, L1Mask, QualityNote, Severity, SpineSegmentation
+from medconv.types import CTVolume, InputRefused, L1Mask, SpineSegmentation
 
 FOUND_AS_TAG = "BoneDensityMedConv.FoundAs"
-REQUEST_ATTRIBUTE = "BoneDensityMedConv.SegmenterRequest"
-SCAN_ATTRIBUTE = "BoneDensityMedConv.SegmentedScan"
-ORIGIN_ATTRIBUTE = "BoneDensityMedConv.SegmentationOrigin"
 CHECKSUMS_KEPT = 16
-EDITED = "The segment of {name} was edited after {segmenter} made it."
 
 _checksums: dict[tuple[Any, ...], int] = {}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What made a segmentation, and the names of all structures that it can find; nothing for a person's own."""
-
-    segmenter: str = EXISTING
-    identity: str = ""
-    is_demonstration: bool = False
-    notes: tuple[QualityNote, ...] = ()
-    known: tuple[str, ...] = ()
-    checksums: Mapping[str, int] | None = None
 
 
 def add_spine(found: SpineSegmentation, ct_node: Any, request: str) -> Any:
@@ -52,7 +33,7 @@ def add_spine(found: SpineSegmentation, ct_node: Any, request: str) -> Any:
     request: what was asked for, as `find_spine` will be given it. All segments share one labelmap.
     """
     mrml_scene = ct_node.GetScene()
-    title = f"{ct_node.GetName()} vertebrae ({segmenter_name(found.segmenter)})"
+    title = f"{ct_node.GetName()} vertebrae ({segmentation_origin.segmenter_name(found.segmenter)})"
     node = mrml_scene.AddNewNodeByClass("vtkMRMLSegmentationNode", mrml_scene.GenerateUniqueName(title))
     labelmap = segments.place_labels(node, found.labels_zyx, found.start_xyz, ct_node)
     masks = _masks_in(found)
@@ -65,17 +46,7 @@ def add_spine(found: SpineSegmentation, ct_node: Any, request: str) -> Any:
         segment.AddRepresentation(segments.LABELMAP, labelmap)
         _call(segment, name)
         core.AddSegment(segment, name)
-    origin = Origin(
-        found.segmenter,
-        found.identity,
-        found.is_demonstration,
-        found.notes,
-        tuple(found.names.values()),
-        {name: fingerprint.of_mask(mask) for name, mask in masks.items()},
-    )
-    node.SetAttribute(REQUEST_ATTRIBUTE, request)
-    node.SetAttribute(SCAN_ATTRIBUTE, _scan(node, ct_node))
-    node.SetAttribute(ORIGIN_ATTRIBUTE, json.dumps(asdict(origin)))
+    segmentation_origin.keep(node, ct_node, found, request, masks)
     segments.place_beside(mrml_scene, node, ct_node)
     return node
 
@@ -85,44 +56,11 @@ def find_spine(ct_node: Any, request: str) -> Any:
     nodes = ct_node.GetScene().GetNodesByClass("vtkMRMLSegmentationNode")
     for index in reversed(range(nodes.GetNumberOfItems())):
         node = nodes.GetItemAsObject(index)
-        if request_of(node) != request or node.GetSegmentation().GetNumberOfSegments() == 0:
+        if segmentation_origin.request_of(node) != request or node.GetSegmentation().GetNumberOfSegments() == 0:
             continue
-        if is_of(node, ct_node):
+        if segmentation_origin.is_of(node, ct_node):
             return node
     return None
-
-
-def is_made_here(node: Any) -> bool:
-    """True for a segmentation that an automatic source made."""
-    return node is not None and bool(request_of(node))
-
-
-def request_of(node: Any) -> str:
-    """The request that made a segmentation, "" for a person's own."""
-    return node.GetAttribute(REQUEST_ATTRIBUTE) or ""
-
-
-def is_of(node: Any, ct_node: Any) -> bool:
-    """True if an automatic segmentation was made from what this CT holds now, and still lies on it."""
-    try:
-        return fingerprint.same(_scan(node, ct_node), node.GetAttribute(SCAN_ATTRIBUTE) or "")
-    except InputRefused:
-        return False
-
-
-def origin_of(node: Any) -> Origin:
-    """What made a segmentation."""
-    try:
-        facts = json.loads(node.GetAttribute(ORIGIN_ATTRIBUTE) or "")
-        notes = tuple(QualityNote(n["code"], Severity(n["severity"]), n["message"]) for n in facts["notes"])
-        return Origin(**facts | {"notes": notes, "known": tuple(facts["known"])})
-    except (ValueError, KeyError, TypeError):  # none, or a scene edited by hand
-        return Origin()
-
-
-def segmenter_name(kind: str) -> str:
-    """A source's name as it stands in a title."""
-    return SPOKEN_NAMES.get(kind, kind).removeprefix("the ")
 
 
 def found_structures(node: Any, preferred_id: str = "") -> dict[str, str]:
@@ -145,6 +83,19 @@ def found_vertebrae(node: Any) -> list[str]:
     return [name for name in found_structures(node) if vertebrae.is_vertebra(name)]
 
 
+def others_on(ct_node: Any, segmentation: Any) -> list[Any]:
+    """Segmentations of that CT, as far as they say, that name vertebrae, apart from the given one."""
+    if ct_node is None or ct_node.GetScene() is None:
+        return []
+    nodes = ct_node.GetScene().GetNodesByClass("vtkMRMLSegmentationNode")
+    found = []
+    for node in (nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())):
+        its_ct = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+        if node is not segmentation and its_ct in (None, ct_node) and found_vertebrae(node):
+            found.append(node)
+    return found
+
+
 def found_as(segment: Any) -> str:
     """The name that the segmenter gave a segment, else the one that its tag or name states, or ""."""
     tag = vtk.reference("")
@@ -161,7 +112,7 @@ def read_spine(node: Any, ct: CTVolume, preferred_id: str = "") -> SpineSegmenta
     if not masks:
         return None
     labels, start = _one_block(list(masks.values()))
-    origin = origin_of(node)
+    origin = segmentation_origin.origin_of(node)
     return SpineSegmentation(
         labels_zyx=labels,
         start_xyz=start,
@@ -171,7 +122,7 @@ def read_spine(node: Any, ct: CTVolume, preferred_id: str = "") -> SpineSegmenta
         segmenter=origin.segmenter,
         identity=origin.identity,
         is_demonstration=origin.is_demonstration,
-        notes=(*origin.notes, *_edited(origin, masks)),
+        notes=(*origin.notes, *segmentation_origin.edited(origin, masks)),
     )
 
 
@@ -193,7 +144,7 @@ def call_as(node: Any, used_as: Mapping[str, str]) -> None:
 
     used_as: found name → name in use. A person's own segmentation is left alone.
     """
-    if not is_made_here(node):
+    if not segmentation_origin.is_made_here(node):
         return
     core = node.GetSegmentation()
     for found, segment_id in found_structures(node).items():
@@ -243,25 +194,6 @@ def _times(node: Any, ct_node: Any, ids: Mapping[str, str]) -> list[Any]:
 def _call(segment: Any, structure: str) -> None:
     segment.SetName(terminology.plain_name(structure))
     terminology.tag(segment, structure)
-
-
-def _edited(origin: Origin, masks: Mapping[str, L1Mask]) -> list[QualityNote]:
-    """A note for every vertebra that is not as its segmenter left it."""
-    return [
-        QualityNote(
-            "segment_edited",
-            Severity.INFO,
-            EDITED.format(name=name, segmenter=SPOKEN_NAMES.get(origin.segmenter, origin.segmenter)),
-        )
-        for name, mask in masks.items()
-        if origin.checksums and vertebrae.is_vertebra(name) and fingerprint.of_mask(mask) != origin.checksums.get(name)
-    ]
-
-
-def _scan(node: Any, ct_node: Any) -> str:
-    """Fingerprint of the CT as it lies in the segmentation's own frame: moving both together changes nothing."""
-    ct = scene.ct_volume(ct_node)
-    return fingerprint.of_scan(ct.array_zyx, scene.geometry_in(node, ct_node))
 
 
 def _one_block(masks: list[L1Mask]) -> tuple[NDArray[np.uint8], tuple[int, int, int]]:

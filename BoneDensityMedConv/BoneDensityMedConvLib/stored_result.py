@@ -58,7 +58,7 @@ def view(chosen: Any, adjustment: Adjustment | None) -> dict[str, Any] | None:
         return None
     try:
         return view_model.result_view(json.loads(chosen.resultJson), its_card, adjustment)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

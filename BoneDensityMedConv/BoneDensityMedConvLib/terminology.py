@@ -43,6 +43,7 @@ L1_TERMINOLOGY = _FORM.format(kind=f"SCT^{L1_CODE}^L1 vertebra", side=_NO_CODE)
 
 _LEVEL_IN_NAME = re.compile(r"(?<![A-Za-z0-9])(C[1-7]|T(?:1[0-3]|[1-9])|L[1-6]|S1)(?![A-Za-z0-9])", re.IGNORECASE)
 _LUMBAR_IN_NAME = re.compile(r"lumbar(?:\s+vertebra)?\s*([1-6])(?![0-9])", re.IGNORECASE)
+_RIB = re.compile(r"rib_(left|right)_([0-9]+)")
 _RIB_IN_NAME = re.compile(r"(?<![a-z])rib(?![a-z])")
 _NUMBER = re.compile(r"(?<![0-9])(1[0-2]|[1-9])(?![0-9])")
 
@@ -123,18 +124,16 @@ def tag_as_l1(segment: Any) -> None:
 def tag(segment: Any, structure: str) -> None:
     """Tag a `vtkSegment` as a vertebra or landmark; one that has no code stays as it is."""
     code, side = _code_of(structure), _NO_CODE
-    if structure.startswith("rib_"):
-        value, meaning = SIDE_CODES[structure.split("_")[1]]
-        side = f"SCT^{value}^{meaning}"
+    if rib := _RIB.fullmatch(structure):
+        side = "^".join(("SCT", *SIDE_CODES[rib[1]]))
     if code:
         segment.SetTerminology(_FORM.format(kind="^".join(("SCT", *code)), side=side))
 
 
 def plain_name(structure: str) -> str:
     """A structure's name as a person reads it: "L1", "Sacrum", "Rib 12 left"."""
-    if structure.startswith("rib_"):
-        _, side, number = structure.split("_")
-        return f"Rib {number} {side}"
+    if rib := _RIB.fullmatch(structure):
+        return f"Rib {rib[2]} {rib[1]}"
     return structure if vertebrae.is_vertebra(structure) else structure.replace("_", " ").capitalize()
 
 
@@ -143,8 +142,8 @@ def _code_of(structure: str) -> tuple[str, str] | None:
     if vertebrae.is_vertebra(structure):
         code = next((c for c, level in VERTEBRA_CODES.items() if level == structure), None)
         return (code, f"{structure} vertebra") if code else (ANY_VERTEBRA_CODE, "Vertebra")
-    if structure.startswith("rib_"):
-        return RIB_CODES[int(structure.split("_")[2])]
+    if rib := _RIB.fullmatch(structure):
+        return RIB_CODES.get(int(rib[2]))
     return LANDMARK_CODES.get(structure)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medconv import tau_adjustment, tscore
+from medconv import pipeline, tau_adjustment, tscore
 from medconv.config import CLASS_ORDER, ModelCard
+from medconv.level_report import DEMONSTRATION_BANNER
+from medconv.segmenter import EXISTING, SPOKEN_NAMES
 from medconv.types import Adjustment, TScoreClass
 
 TAU_STEP = 0.05
@@ -30,44 +32,56 @@ def result_view(document: Mapping[str, Any], card: ModelCard, adjustment: Adjust
     """The result card. Raises KeyError, TypeError, ValueError if the document is not a result."""
     p = probabilities(document, card, adjustment)
     best = tscore.most_probable(p)
+    level = document.get("level") or {}
+    vertebra = str(level.get("used_as") or "L1")
     return {
         "class_id": str(best),
         "class_label": tscore.LABELS[best],
         "probabilities": [{"id": str(c), "label": str(c).capitalize(), "value": p[c]} for c in CLASS_ORDER],
-        "hu_line": hu_line(document["attenuation"]),
-        "l1_line": l1_line(document["l1"]),
-        "quality": quality_lines(document, best),
+        "hu_line": hu_line(document["attenuation"], vertebra),
+        "l1_line": l1_line(document["l1"], vertebra, str(level.get("segmenter") or EXISTING)),
+        "quality": quality_lines(document, best, vertebra),
         "model_line": f"Weights: {document['model']['name']}, trained on {document['model']['trained_on']}",
         "adjustment_line": adjustment_line(adjustment, card),
     }
 
 
-def quality_lines(document: Mapping[str, Any], t_score_class: TScoreClass) -> list[dict[str, str]]:
+def quality_lines(
+    document: Mapping[str, Any], t_score_class: TScoreClass, vertebra: str = "L1"
+) -> list[dict[str, str]]:
     """The notes to show, warnings first; what depends on the class is judged anew for the class now shown."""
     kept = [n for n in document["quality"] if n["code"] not in NOTES_SHOWN_ELSEWHERE | NOTES_OF_A_TAU]
     lines = [{"severity": str(n["severity"]), "message": str(n["message"])} for n in kept]
-    for note in tscore.agreement_notes(t_score_class, float(document["attenuation"]["mean_hu"])):
+    for note in tscore.agreement_notes(t_score_class, float(document["attenuation"]["mean_hu"]), vertebra):
         lines.append({"severity": str(note.severity), "message": note.message})
     return sorted(lines, key=lambda line: line["severity"] != "warning")
 
 
-def hu_line(attenuation: Mapping[str, Any]) -> str:
-    """Mean, median, spread and size of the region of interest."""
+def demonstration(card: ModelCard | None, by_demonstration: bool) -> str:
+    """What must not be taken for a diagnosis: weights, and a network that outlined the vertebrae; "" if neither."""
+    weights = pipeline.SIMULATED_NOTE if card and card.simulated_only else ""
+    return " ".join(part for part in (weights, DEMONSTRATION_BANNER if by_demonstration else "") if part)
+
+
+def hu_line(attenuation: Mapping[str, Any], vertebra: str = "L1") -> str:
+    """Mean, median, spread and size of the region of interest in the vertebra that was measured."""
     a = attenuation
     return (
-        f"L1 trabecular attenuation: mean {a['mean_hu']:.0f} HU, median {a['median_hu']:.0f} HU, "
+        f"{vertebra} trabecular attenuation: mean {a['mean_hu']:.0f} HU, median {a['median_hu']:.0f} HU, "
         f"SD {a['sd_hu']:.0f} HU ({a['voxels']:,} voxels, {a['volume_ml']:.1f} ml)"
     )
 
 
-def l1_line(l1: Mapping[str, Any]) -> str:
-    """Volume and position of L1, each axis with the letter of its direction, as in the slice views."""
+def l1_line(l1: Mapping[str, Any], vertebra: str = "L1", segmenter: str = EXISTING) -> str:
+    """Volume and position of the measured vertebra, each axis with the letter of its direction, as in the slice views;
+    and which network outlined it."""
     letters = (("R", "L"), ("A", "P"), ("S", "I"))
     position = ", ".join(
         f"{positive if value >= 0 else negative} {abs(value):.0f}"
         for value, (positive, negative) in zip(l1["center_ras_mm"], letters, strict=True)
     )
-    return f"L1: volume {l1['volume_ml']:.1f} ml, centre at {position} mm"
+    source = "" if segmenter == EXISTING else f", outlined by {SPOKEN_NAMES.get(segmenter, segmenter)}"
+    return f"{vertebra}: volume {l1['volume_ml']:.1f} ml, centre at {position} mm{source}"
 
 
 def adjustment_line(adjustment: Adjustment, card: ModelCard) -> str:

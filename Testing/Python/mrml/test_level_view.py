@@ -11,7 +11,7 @@ import vtk
 from core.spine_phantom import CENTRES_MM, NAMES
 from mrml.test_segmentation_flow import LANDMARKS, found_by, one_press, without
 
-from BoneDensityMedConvLib import level_labels, segments, spine_display
+from BoneDensityMedConvLib import level_choice, level_labels, segments, spine_display
 from BoneDensityMedConvLib.offscreen_view import OffscreenSliceView
 from BoneDensityMedConvLib.presenter import Presenter
 
@@ -84,8 +84,9 @@ def test_each_vertebra_has_its_name_at_the_centre_of_its_body(certain):
 
 
 def test_the_questioned_level_carries_a_question_mark_until_it_is_answered(doubtful):
-    # Without ribs T12 is as doubtful as L1.
-    assert texts(doubtful) == {name: name for name in NAMES} | {"T12": "T12 ?", "L1": "L1 ?"}
+    in_doubt = {"L1", *level_choice.kept(doubtful.parameters).doubtful}
+    assert texts(doubtful) == {name: f"{name} ?" if name in in_doubt else name for name in NAMES}
+    assert "L5" not in in_doubt
     doubtful.confirm_level()
     assert texts(doubtful) == {name: name for name in NAMES}
 
@@ -99,7 +100,7 @@ def test_after_a_relabel_every_bone_has_its_new_name_and_the_measured_one_both(d
 
 def test_a_stand_in_is_said_to_be_one(doubtful):
     doubtful.use_instead("L2")
-    assert texts(doubtful)["L2"] == "L2 (instead of L1)"
+    assert texts(doubtful)["L2"] == "L2 (for L1)"
     assert texts(doubtful)["L1"] == "L1"
 
 
@@ -236,6 +237,28 @@ def test_a_new_segmentation_hides_the_earlier_one_and_its_names(certain, worker,
     assert not first.GetDisplayVisibility()
     assert not any(node.GetDisplayVisibility() for node in level_labels.nodes_of(first))
     assert all(node.GetDisplayVisibility() for node in level_labels.nodes_of(second))
+
+
+def test_other_outlines_of_the_same_bones_are_hidden_and_all_else_is_left(certain, worker, found, spine_ct, headless):
+    from BoneDensityMedConvLib import spine_segments
+
+    worker.answers()
+    certain.poll()
+    automatic = certain.parameters.segmentation
+    own = spine_segments.add_spine(found, spine_ct, "")
+    tumour = headless.add("vtkMRMLSegmentationNode")
+    tumour.CreateDefaultDisplayNodes()
+    tumour.GetSegmentation().AddEmptySegment("t", "tumour")
+    certain.set_segmentation(own)
+    certain.analyse()
+    shown = [bool(node.GetDisplayVisibility()) for node in (automatic, own, tumour)]
+    assert shown == [False, True, True]
+    worker.answers()
+    certain.poll()
+    certain.set_segmenter("demonstration")
+    certain.analyse()
+    shown = [bool(node.GetDisplayVisibility()) for node in (automatic, own, tumour)]
+    assert shown == [True, False, True]
 
 
 def test_a_persons_own_colours_are_left_alone(certain, worker, found, spine_ct):

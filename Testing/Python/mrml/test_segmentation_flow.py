@@ -313,6 +313,24 @@ def test_t12_instead_is_measured_as_t12_and_leads_back(asked, worker):
     assert len(worker.jobs) == 2
 
 
+def test_the_result_names_what_was_measured_and_by_whom_it_was_outlined(asked, worker):
+    asked.use_instead("T12")
+    worker.answers(level={"used_as": "T12", "segmenter": "totalsegmentator"})
+    asked.poll()
+    result = asked.view_model()["result"]
+    assert result["hu_line"].startswith("T12 trabecular attenuation: mean ")
+    assert result["l1_line"].startswith("T12: volume ")
+    assert result["l1_line"].endswith("outlined by TotalSegmentator")
+
+
+def test_the_demonstration_networks_outline_is_labelled_as_such(ready, worker, found):
+    before = ready.view_model()["demonstration"]
+    assert "demonstration network" not in before
+    one_press(ready, worker, replace(found, segmenter="demonstration", is_demonstration=True))
+    assert ready.view_model()["demonstration"].startswith(before)
+    assert "demonstration network" in ready.view_model()["demonstration"]
+
+
 def test_after_a_relabel_t12_is_the_vertebra_above_the_new_l1(asked, worker):
     asked.shift_level(1)
     asked.cancel()

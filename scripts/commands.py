@@ -44,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="analyse a sample CT (or your own) and show it in a browser panel")
     demo.add_argument("--headless", metavar="DIR", type=Path, help="no browser: write the result files to DIR")
     demo.add_argument("--ct", metavar="FILE", type=Path, help="your own CT: NIfTI, NRRD or a DICOM folder")
-    demo.add_argument("--mask", metavar="FILE", type=Path, help="the vertebra mask that belongs to it")
+    demo.add_argument("--simulated", action="store_true", help="a simulated CT, in which L1 is found by itself")
+    demo.add_argument("--mask", metavar="FILE", type=Path, help="the vertebra mask of your CT; without it, L1 is found")
     demo.add_argument("--label", metavar="N", type=int, help="the label of L1 in that mask")
     demo.add_argument("--port", metavar="N", type=int, help="port of the panel on 127.0.0.1")
     demo.add_argument("--no-open", action="store_true", help="do not open the browser, only print the address")
@@ -124,16 +125,19 @@ def call(environment: Environment, arguments: list[str]) -> int:
 
 
 def run_demo(options: argparse.Namespace, _extra: list[str]) -> int:
-    own = (options.ct, options.mask, options.label)
-    if any(value is not None for value in own) and None in own:
-        raise SetupError("your own CT needs all of --ct FILE, --mask FILE and --label N.", "Add what is missing.", 2)
+    check_case(options)
     for path in (options.ct, options.mask):
         if path is not None and not path.exists():
             raise SetupError(f"{path} does not exist.", "Check the path.", 2)
     environment = prepare(*(("core", "segment") if options.headless else ("core", "browser", "segment")))
-    ct, mask, label = own if options.ct else sample(environment)
-    case = ["--mask", str(Path(mask).resolve()), "--label", str(label)]
+    if options.ct:
+        ct, mask, label = options.ct, options.mask, options.label
+    else:
+        ct, mask, label = sample(environment, options.simulated)
+    case = ["--mask", str(Path(mask).resolve())] if mask else []
+    case += ["--label", str(label)] if mask and label is not None else []
     if options.headless:
+        case += ["--segmenter", "demonstration"] if options.simulated else []
         return predict(environment, Path(ct).resolve(), case, options.headless.resolve())
     system_packages.warn_before_demo()
     command = ["-m", "medconv.cli", "panel", "--ct", str(Path(ct).resolve()), *case]
@@ -149,17 +153,29 @@ def run_demo(options: argparse.Namespace, _extra: list[str]) -> int:
         return 0
 
 
-def sample(environment: Environment) -> tuple[str, str, int]:
-    """CT, mask and label of the sample case, fetched once and kept."""
-    say("Looking for the sample CT (fetched once through pip, 38 MB) ...")
-    answer = subprocess.run(
-        [str(environment.python), "-m", "medconv.sample_data"], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+def check_case(options: argparse.Namespace) -> None:
+    """Raise SetupError for a case that can't be meant."""
+    if options.simulated and (options.ct or options.mask):
+        raise SetupError("--simulated makes its own CT.", "Leave out --ct and --mask, or --simulated.", 2)
+    if options.mask and not options.ct:
+        raise SetupError("--mask belongs to a CT of yours.", "Add --ct FILE.", 2)
+    if options.label is not None and not options.mask:
+        raise SetupError("--label is a number in a mask.", "Add --mask FILE.", 2)
+
+
+def sample(environment: Environment, simulated: bool) -> tuple[str, str | None, int | None]:
+    """CT, mask and label of the sample case, fetched once and kept; the simulated one has no mask."""
+    if simulated:
+        say("Looking for the simulated CT (computed once) ...")
+    else:
+        say("Looking for the sample CT (fetched once through pip, 38 MB) ...")
+    command = [str(environment.python), "-m", "medconv.sample_data", *(["--simulated"] if simulated else [])]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if answer.returncode != 0:
         raise SetupError("no sample CT could be had (see above).", "Use your own: --ct FILE --mask FILE --label N")
     case = json.loads(answer.stdout.splitlines()[-1])
     say(f"Sample: {case['title']}\n  {case['licence_note']}")
-    return case["ct"], case["mask"], case["label"]
+    return (case["ct"], None, None) if simulated else (case["ct"], case["mask"], case["label"])
 
 
 def predict(environment: Environment, ct: Path, case: list[str], folder: Path) -> int:

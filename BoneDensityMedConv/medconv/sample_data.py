@@ -53,6 +53,11 @@ def obtain_sample(cache_dir: Path | None = None, download: bool = True) -> Sampl
     return SampleCase(ct, mask, L1_LABEL, REAL_TITLE, REAL_LICENCE, is_simulated=False)
 
 
+def obtain_simulated(cache_dir: Path | None = None) -> SampleCase:
+    """The simulated case. Raises OSError if the cache can't be written, MissingRequirement if scipy is missing."""
+    return _simulated(cache_folder() if cache_dir is None else cache_dir, "")
+
+
 # --- the simulated case
 
 
@@ -97,9 +102,9 @@ def _write_simulated(volume: CTVolume, path: Path) -> None:
 
 
 def main() -> int:
-    """Obtain the sample and print it as one line of JSON; notes go to standard error."""
+    """Obtain the sample (with `--simulated` that one) and print it as one line of JSON; notes go to standard error."""
     try:
-        case = obtain_sample()
+        case = obtain_simulated() if "--simulated" in sys.argv[1:] else obtain_sample()
     except (MedConvError, OSError) as error:
         print(f"The sample CT could not be put into {cache_folder()}: {error}", file=sys.stderr)
         return 1

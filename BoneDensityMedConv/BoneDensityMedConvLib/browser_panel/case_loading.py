@@ -8,6 +8,7 @@ from typing import Any
 
 from BoneDensityMedConvLib.browser_panel import case_reading
 from BoneDensityMedConvLib.browser_panel.case_reading import CaseRequest, ReadCase
+from medconv.segmenter import DEMONSTRATION, TOTALSEGMENTATOR
 from medconv.types import InputRefused
 
 READING = "Reading the images…"
@@ -66,6 +67,9 @@ class CaseLoader:
             self._nodes.append(segmentation)
         self._presenter.set_ct(ct)
         self._presenter.set_segmentation(segmentation, segment_id)
+        if segmentation is None:
+            # The network that needs no download knows simulated CTs, and them alone.
+            self._presenter.set_segmenter(DEMONSTRATION if case.ct.is_simulated else TOTALSEGMENTATOR)
         self._views.fit_planes()
         self._center_on_l1()
         self._state.update({"series_list": [], "series": "", "case_open": case.l1 is None})
@@ -78,8 +82,18 @@ class CaseLoader:
         self._views.show(None)
         self._presenter.set_segmentation(None, "")
         self._presenter.set_ct(None)
-        for node in self._nodes:
+        for node in [*self._nodes, *self._made_by_the_panel()]:
             displays = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
             for one in [node, *filter(None, displays)]:
                 self._scene.RemoveNode(one)
         self._nodes = []
+
+    def _made_by_the_panel(self) -> list[Any]:
+        """Segmentations and names of levels that were added since the case was loaded; the scene is the panel's own."""
+        made = []
+        for kind in ("vtkMRMLSegmentationNode", "vtkMRMLMarkupsFiducialNode"):
+            nodes = self._scene.GetNodesByClass(kind)
+            nodes.UnRegister(None)
+            found = [nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())]
+            made += [node for node in found if node not in self._nodes]
+        return made

@@ -17,6 +17,7 @@ from medconv.segmenters.nnunet_folder import ModelFolder
 from medconv.segmenters.nnunet_runtime import NNUNetModel
 from medconv.segmenters.region import locate_lumbar_region, misses_l1
 from medconv.segmenters.resampling import ResampledBlock, canonical_block, labels_to_ct
+from medconv.segmenters.strays import without_strays
 from medconv.types import CTVolume, ImageGeometry, Index3, InputRefused, QualityNote, Severity, SpineSegmentation
 from medconv.vertebrae import LABEL_MAPS, is_vertebra, label_map_from, plain_name, read_label_map
 
@@ -74,6 +75,7 @@ class NNUNetSegmenter:
         folder = self._model.folder
         block = canonical_block(ct, *region, folder.spacing_mm_xyz)
         labels, notes = self._predict(block, tell, stage)
+        labels = without_strays(labels, block.geometry, self._names)
         placed, start_xyz = labels_to_ct(labels, block.geometry, ct.geometry, self._names)
         identity = f"{folder.dataset_name} {self._model.checkpoint_sha256[:12]}"
         return SpineSegmentation(placed, start_xyz, ct.geometry, self._names, NNUNET, identity, notes=tuple(notes))

@@ -27,6 +27,7 @@ from medconv.segmenters.nnunet_loading import WarmModels, sha256_of
 from medconv.segmenters.nnunet_runtime import choose_device, reporting_progress
 from medconv.segmenters.region import locate_lumbar_region, misses_l1
 from medconv.segmenters.resampling import canonical_block, labels_to_ct, nifti_image
+from medconv.segmenters.strays import without_strays
 from medconv.segmenters.two_passes import Combined, combine, largest_piece, overlay
 from medconv.types import CTVolume, ImageGeometry, Index3, InputRefused, QualityNote, Severity, SpineSegmentation
 from medconv.vertebrae import is_vertebra, plain_name
@@ -87,6 +88,7 @@ class TotalSegmentatorSegmenter:
         l1_mask, start = labels_to_ct(found.labels_zyx, found.geometry, ct.geometry, {l1: "L1"})
         if misses_l1(l1_mask == l1, start, region, ct.geometry):
             found = self._coarse_pass(ct, whole, progress, "Finding vertebrae in the whole CT", (first_end, end))
+        found = _Pass(without_strays(found.labels_zyx, found.geometry, names), found.geometry)
         voxels = int(np.isin(found.labels_zyx, _vertebrae(names)).sum())
         if voxels * found.geometry.voxel_volume_ml < LEAST_VERTEBRAE_ML:
             raise InputRefused(

@@ -102,7 +102,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(commands, "prepare", prepare)
     monkeypatch.setattr(commands, "call", call)
-    monkeypatch.setattr(commands, "sample", lambda _environment: ("ct.nii.gz", "mask.nii.gz", 31))
+    monkeypatch.setattr(
+        commands,
+        "sample",
+        lambda _environment, simulated: ("ct.nii.gz", *((None, None) if simulated else ("mask.nii.gz", 31))),
+    )
     monkeypatch.setattr(system_packages, "ensure_for_tests", lambda: None)
     return noted
 
@@ -167,6 +171,24 @@ def test_without_a_browser_the_result_is_left_in_files_that_are_named(
     assert f"Files in {out}: result.json" in told
 
 
+def test_in_the_simulated_case_l1_is_found_by_the_network_that_needs_no_download(
+    calls: SimpleNamespace, tmp_path: Path
+) -> None:
+    calls.codes = {"medconv.cli": 3}  # nothing is written here
+    commands.run(["demo", "--simulated", "--headless", str(tmp_path)])
+    (command,) = calls.commands
+    assert command[4:6] == ["--segmenter", "demonstration"]
+    assert "--mask" not in command
+
+
+def test_a_ct_without_a_mask_is_left_to_the_segmenter(calls: SimpleNamespace, tmp_path: Path) -> None:
+    own = tmp_path / "my.nii.gz"
+    own.touch()
+    assert commands.run(["demo", "--ct", str(own)]) == 0
+    (command,) = calls.commands
+    assert command == ["-m", "medconv.cli", "panel", "--ct", str(own)]
+
+
 def test_the_exit_code_of_a_refused_ct_is_passed_on(calls: SimpleNamespace, tmp_path: Path) -> None:
     calls.codes = {"medconv.cli": 3}
     assert commands.run(["demo", "--headless", str(tmp_path)]) == 3
@@ -175,7 +197,9 @@ def test_the_exit_code_of_a_refused_ct_is_passed_on(calls: SimpleNamespace, tmp_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["demo", "--ct", "x.nii.gz"], "needs all of --ct FILE, --mask FILE and --label N"),
+        (["demo", "--mask", "m.nii.gz"], "--mask belongs to a CT of yours"),
+        (["demo", "--ct", "x.nii.gz", "--label", "31"], "--label is a number in a mask"),
+        (["demo", "--simulated", "--ct", "x.nii.gz"], "--simulated makes its own CT"),
         (["demo", "--ct", "x.nii.gz", "--mask", "m.nii.gz", "--label", "31"], "x.nii.gz does not exist"),
         (["demo", "--colour"], "unknown argument: --colour"),
         ([], "required"),

@@ -116,7 +116,9 @@ class BoneDensityMedConvLogic(ScriptedLoadableModuleLogic):
         return parameters.wrap(super().getParameterNode())
 
     def offerOnlyCandidates(self):
-        """Choose the CT and the segmentation where none is chosen yet and the scene holds exactly one."""
+        """Choose the CT, and the segmentation if it names L1, where none is chosen and the scene holds exactly one."""
+        from BoneDensityMedConvLib import inputs
+
         chosen = self.presenter.parameters
         cts = [
             node
@@ -126,7 +128,7 @@ class BoneDensityMedConvLogic(ScriptedLoadableModuleLogic):
         segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
         if chosen.ct is None and len(cts) == 1:
             self.presenter.set_ct(cts[0])
-        if chosen.segmentation is None and len(segmentations) == 1:
+        if chosen.segmentation is None and len(segmentations) == 1 and inputs.names_l1(segmentations[0]):
             self.presenter.set_segmentation(segmentations[0])
 
     def analyse(self, ctNode, segmentationNode, segmentId=None, timeout_s=600.0):

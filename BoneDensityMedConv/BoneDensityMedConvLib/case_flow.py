@@ -12,6 +12,7 @@ from typing import Any
 
 from BoneDensityMedConvLib import (
     analysis_run,
+    comparison_run,
     inputs,
     level_choice,
     level_findings,
@@ -136,6 +137,8 @@ class CaseFlow:
 
     def _show(self, levels: Levels) -> None:
         chosen, logics = self._state.parameters, self._slice_logics()
+        if chosen.comparisonJson:
+            comparison_run.forget(self._state)  # its colours, and after a relabel its names, are no longer right
         spine_display.hide_others(chosen.segmentation, chosen.ct)
         spine_display.frame(levels, chosen.ct, logics)
         spine_display.show(chosen.segmentation, levels, logics)

@@ -58,14 +58,8 @@ class ComparisonRun:
 
     def clear(self) -> None:
         """Back to the chosen segmentation alone."""
+        forget(self._state)
         chosen = self._state.parameters
-        first, second = chosen.comparisonFirst, chosen.comparisonSecond
-        self._state.write(look=False, **comparison.NOTHING)
-        for node in (first, second):
-            if node is not None:
-                spine_display.clear_one_color(node)
-        if second is not None and second is not chosen.segmentation:
-            second.SetDisplayVisibility(False)
         levels = level_choice.kept(chosen)
         if levels is not None and chosen.segmentation is not None:
             spine_display.show(chosen.segmentation, levels, self._slice_logics())
@@ -111,6 +105,18 @@ class ComparisonRun:
         view = comparison.document(titles[0], titles[1], rows, measured)
         self._state.write(**comparison.fields(chosen, first, second, view))
         self.show()
+
+
+def forget(state: PanelState) -> None:
+    """Let the comparison go: each segmentation in its own colours again, only the chosen one shown."""
+    chosen = state.parameters
+    first, second = chosen.comparisonFirst, chosen.comparisonSecond
+    for node in (first, second):
+        if node is not None:
+            spine_display.clear_one_color(node)
+            if node is not chosen.segmentation:
+                node.SetDisplayVisibility(False)
+    state.write(look=False, **comparison.NOTHING)
 
 
 def _read(node: Any, preferred_id: str, ct: CTVolume) -> SpineSegmentation:

@@ -25,6 +25,12 @@ def find_l1(segmentation: Any) -> str:
     return segments.find_l1(segmentation)
 
 
+def names_l1(segmentation: Any) -> bool:
+    """True if one segment is tagged as or named L1, so that nobody need be asked which it is."""
+    segment = segmentation.GetSegmentation().GetSegment(find_l1(segmentation))
+    return segment is not None and terminology.level_of(segment).is_l1
+
+
 def segment_of(chosen: Any) -> Any:
     """The chosen `vtkSegment`, or None."""
     if chosen.segmentation is None or not chosen.segmentId:

@@ -185,7 +185,7 @@ class Presenter(AdjustmentActions):
     def center_on_l1(self) -> None:
         """Show what is measured in the three planes: CT in a bone window, outlines, names, centred."""
         try:
-            self._flow.show()
+            (self._comparison if comparison.view(self.parameters) else self._flow).show()
         except InputRefused as error:
             self._state.say_error(error, "warning")
             self._state.notify()

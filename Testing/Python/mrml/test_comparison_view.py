@@ -198,6 +198,28 @@ def test_clearing_brings_the_first_ones_own_look_back(first, worker, moved, view
         assert np.abs(view.pixels().astype(int) - before[name]).max() <= 2, name
 
 
+def test_centring_keeps_the_comparison_and_a_new_analysis_lets_it_go(first, worker, moved, views):
+    before = {name: view.pixels().astype(int) for name, view in views.items()}
+    compare(first, worker, "nnunet", moved)
+    compared = {name: view.pixels().astype(int) for name, view in views.items()}
+    views["Axial"].logic.SetSliceOffset(views["Axial"].logic.GetSliceOffset() + 20)
+    first.center_on_l1()
+    assert first.view_model()["comparison"] is not None
+    for name, view in views.items():
+        assert np.abs(view.pixels().astype(int) - compared[name]).max() <= 2, name
+    first.analyse()
+    assert first.view_model()["comparison"] is None
+    for name, view in views.items():
+        assert np.abs(view.pixels().astype(int) - before[name]).max() <= 2, name
+
+
+def test_a_relabel_lets_a_comparison_of_the_old_names_go(first, worker, moved):
+    compare(first, worker, "nnunet", moved)
+    first.shift_level(1)
+    assert first.view_model()["comparison"] is None
+    assert not first.view_model()["message"]
+
+
 # Kept, and let go
 
 

@@ -9,7 +9,7 @@ import slicer
 import vtk
 from core.conftest import PRIOR
 
-from BoneDensityMedConvLib import dependencies, parameters, segments
+from BoneDensityMedConvLib import dependencies, inputs, parameters, segments
 from BoneDensityMedConvLib.presenter import Presenter
 from medconv.types import Adjustment, TScoreClass
 
@@ -610,3 +610,12 @@ def test_centring_without_l1_says_what_to_do(presenter):
     message = presenter.view_model()["message"]
     assert message["severity"] == "warning"
     assert "Choose a CT." in message["remedy"]
+
+
+def test_only_a_segmentation_that_names_l1_is_chosen_without_asking(loaded, headless):
+    assert inputs.names_l1(loaded.segmentation)
+    segment = loaded.segmentation.GetSegmentation().GetSegment("L1")
+    segment.SetTerminology("")
+    segment.SetName("liver")
+    assert not inputs.names_l1(loaded.segmentation)
+    assert not inputs.names_l1(headless.add("vtkMRMLSegmentationNode"))

@@ -19,7 +19,7 @@ from medconv.grid import cut_ct, index3, to_image
 from medconv.planes import PLANES, blend, grey_levels
 from medconv.segmentation_comparison import structure_mask
 from medconv.types import BoolArray, CTVolume, FloatArray, ImageGeometry, L1Mask, SpineSegmentation
-from medconv.vertebrae import LAST_RIBS, ORDER, SACRUM
+from medconv.vertebrae import LAST_RIBS, LEAST_VERTEBRA_ML, ORDER, SACRUM
 from medconv.vertebral_body import core_center
 
 MAXIMUM_ROWS = 640
@@ -66,9 +66,12 @@ class LevelPicture:
 
 
 def shown_levels(segmentation: SpineSegmentation) -> list[str]:
-    """Names of the structures that the picture names, cranial to caudal."""
-    counts = sum(np.bincount(layer.ravel(), minlength=256) for layer in segmentation.labels_zyx)
-    present = set(np.flatnonzero(counts).tolist())
+    """Names of the structures that the picture names, cranial to caudal; specks are none, as for the level check."""
+    counts = np.zeros(256, int)
+    for layer in segmentation.labels_zyx:
+        counts += np.bincount(layer.ravel(), minlength=256)
+    least = LEAST_VERTEBRA_ML / segmentation.ct_geometry.voxel_volume_ml
+    present = set(np.flatnonzero(counts >= least).tolist())
     return [name for name in (*ORDER, SACRUM) if segmentation.label_of(name) in present]
 
 

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from medconv.grid import index3
 from medconv.types import BoolArray, FloatArray, ImageGeometry, Index3, SpineSegmentation, Vector3
-from medconv.vertebrae import LUMBAR, ORDER, SACRUM, is_vertebra
+from medconv.vertebrae import LEAST_VERTEBRA_ML, LUMBAR, ORDER, SACRUM, is_vertebra
 from medconv.vertebral_body import MINOR_PIECE_FRACTION, core_center
 
 COARSE_MM = 2.0
 BORDER_MM = 1.5  # half a voxel of the 3 mm network: a mask that ends nearer to the border was cut by it
-# A whole T11 has some 25 ml, a twelfth rib 5 ml or more. Specks where the CT shows no such vertebra, and the last
-# slice of one that is cut off, must not be taken for a level that was found.
-STRAY_ML, STRAY_VERTEBRA_ML = 1.0, 4.0
+STRAY_ML = 1.0  # a twelfth rib has 5 ml or more: smaller specks are no structure
 RIB_REACH_MM = 15.0  # farther from every vertebra, the rib's head is not in view
 CLEARLY_NEARER_MM = 4.0  # heads lie near the upper edge of their vertebra: a smaller difference tells nothing
 IntArray = NDArray[np.int_]
@@ -152,7 +150,7 @@ def _structures(
         x, y, z, width, height, depth = shape.GetBoundingBox(label)
         box = labels_zyx[z : z + depth, y : y + height, x : x + width] == label
         found = _structure(name, label, box, (x, y, z), grid)
-        if found.volumes_ml[0] >= (STRAY_VERTEBRA_ML if is_vertebra(name) else STRAY_ML):
+        if found.volumes_ml[0] >= (LEAST_VERTEBRA_ML if is_vertebra(name) else STRAY_ML):
             yield found
 
 

@@ -16,6 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv.errors import Cancelled as Cancelled
+from medconv.errors import InputRefused as InputRefused
+from medconv.errors import MedConvError as MedConvError
+from medconv.errors import MissingRequirement as MissingRequirement
+from medconv.errors import UsageError as UsageError
+
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.floating[Any]]
 Vector3 = tuple[float, float, float]
@@ -46,50 +52,6 @@ class QualityNote:
     code: str
     severity: Severity
     message: str
-
-
-class MedConvError(Exception):
-    """An error with a cause and a next step, fit to be shown to a person as it is."""
-
-    exit_code = 1
-
-    def __init__(self, code: str, message: str, remedy: str, details: str = "") -> None:
-        """`details` may name files or series: it is for the screen, and is never written into a result."""
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.remedy = remedy
-        self.details = details
-
-    def __str__(self) -> str:
-        return " ".join(part for part in (self.message, self.remedy, self.details) if part)
-
-
-class UsageError(MedConvError):
-    """The request itself is wrong (unknown method, tau out of range)."""
-
-    exit_code = 2
-
-
-class InputRefused(MedConvError):
-    """The image or mask can't carry an answer that could be trusted."""
-
-    exit_code = 3
-
-
-class MissingRequirement(MedConvError):
-    """Weights, a package or a device that the request needs is not there."""
-
-    exit_code = 4
-
-
-class Cancelled(MedConvError):
-    """The person stopped the work."""
-
-    exit_code = 130
-
-    def __init__(self) -> None:
-        super().__init__("cancelled", "Cancelled.", "Nothing was changed; start again when ready.")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ ORDER: tuple[str, ...] = (
 LUMBAR = ("L1", "L2", "L3", "L4", "L5", "L6")
 SACRUM = "sacrum"
 LAST_RIBS = ("rib_left_12", "rib_right_12")
+# A whole T11 has some 25 ml. Specks where the CT shows no such vertebra, and the last slice of one that is cut off, are
+# no level that was found.
+LEAST_VERTEBRA_ML = 4.0
 
 # Cranial to caudal TotalSegmentator counts downwards: S1 = 26, L5 = 27 … L1 = 31, T12 = 32 … C1 = 50.
 TOTALSEGMENTATOR: Mapping[str, int] = {
@@ -102,5 +105,7 @@ def label_map_from(entries: Mapping[Any, Any]) -> dict[int, str]:
         if label > 0:
             found[label] = plain_name(str(name))
     if "L1" not in found.values():
-        raise InputRefused("label_map_without_l1", "The label map does not name L1.", 'Add an entry such as {"L1": 31}.')
+        raise InputRefused(
+            "label_map_without_l1", "The label map does not name L1.", 'Add an entry such as {"L1": 31}.'
+        )
     return found

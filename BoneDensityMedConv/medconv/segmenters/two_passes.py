@@ -44,7 +44,7 @@ def combine(
 
     Both use the same label numbers; `vertebrae` are those of vertebrae. A fine vertebra takes the name of the coarse
     one in which it mostly lies; one that is spread over two is divided as the coarse pass divides it. Pieces that do
-    not touch the coarse vertebra are dropped. Where the fine pass lost a vertebra or a part of it, the coarse one stays.
+    not touch the coarse vertebra are dropped. Where the fine pass lost a vertebra or a part of it, the coarse stays.
     """
     bones = np.isin(np.arange(256), list(vertebrae))
     drawn = np.where(bones[fine_zyx], fine_zyx, 0).astype(np.uint8)

@@ -30,7 +30,7 @@ MAY_IMPORT = {
 }
 # Layer → its groups. A name stands for the module of medconv, or for the package with all that is in it.
 GROUPS: dict[str, tuple[set[str], ...]] = {
-    "nouns": ({"", "types", "config", "vertebrae"},),
+    "nouns": ({"", "types", "errors", "config", "vertebrae"},),
     "geometry": ({"grid", "vertebral_body"},),
     "stage": (
         {"volume_io", "dicom_series", "dicom_tags"},

@@ -93,7 +93,7 @@ def test_a_fragment_at_the_border_is_named_but_does_not_bend_the_plane(spine) ->
     without, fragment = spine.labels_zyx.copy(), spine.labels_zyx.copy()
     z, y, x = np.nonzero(spine.labels_zyx == 33)
     without[z, y, x] = fragment[z, y, x] = 0
-    fragment[z.max() - 1, y.max() - 2 : y.max(), x.min() : x.min() + 2] = 33  # far to the side and behind
+    fragment[z.max() - 2 : z.max(), y.max() - 14 : y.max(), x.min() : x.min() + 16] = 33  # to the side and behind
     t12 = {"T12": NamedLevel("T12", "T12", is_target=True)}
     pictures = [
         render_levels(spine.ct, replace(segmentation_of(spine), labels_zyx=labels), t12)["sagittal"]

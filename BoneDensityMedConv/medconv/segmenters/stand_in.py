@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,13 +36,17 @@ EMPTY = (
     "Dataset294_TotalSegmentator_part4_muscles_1559subj",
 )
 NEVER = -30.0  # bias of an output that was not trained
+IDLE_SD = 0.05  # of the weights of added channels
 # Stages of a U-Net's decoder start with a convolution over what came up and what was kept beside it.
 TWO_INPUTS = re.compile(r"decoder\.stages\.\d+\.convs\.0\.")
 
 
 @dataclass(frozen=True)
 class _Source:
+    """The network to be written: `plans` and `weights` fit each other, and may have more channels than `folder`'s."""
+
     folder: ModelFolder
+    plans: dict[str, Any]
     weights: Mapping[str, Tensor]
     epochs: int
 
@@ -57,24 +62,24 @@ def write_stand_in(out: Path, source: Path | None = None, widen: int = 1) -> Non
 
     folder = read_model_folder(source or find_demonstration_folder())
     checkpoint = load_checkpoint(folder.checkpoints[0])
-    loaded = _Source(folder, checkpoint["network_weights"], int(checkpoint.get("current_epoch") or 0))
-    weights = _widened(loaded.weights, widen) if widen > 1 else loaded.weights
-    loaded = _Source(folder, weights, loaded.epochs)
+    plans = _old_plans(folder.plans, widen)
+    weights = _embedded(checkpoint["network_weights"], plans, len(folder.label_names))
+    loaded = _Source(folder, plans, weights, int(checkpoint.get("current_epoch") or 0))
     for dataset in (TOTAL_3MM, TOTAL_6MM):
-        _write(out, dataset, class_map["total"], loaded, widen)
+        _write(out, dataset, class_map["total"], loaded)
     for dataset in (ORGANS, VERTEBRAE_1_5MM, RIBS):
-        _write(out, dataset, class_map_5_parts[map_taskid_to_partname_ct[dataset.task_id]], loaded, widen)
+        _write(out, dataset, class_map_5_parts[map_taskid_to_partname_ct[dataset.task_id]], loaded)
     for name in EMPTY:
         (out / name).mkdir(parents=True, exist_ok=True)
 
 
-def _write(out: Path, dataset: WeightsDataset, classes: Mapping[int, str], source: _Source, widen: int) -> None:
+def _write(out: Path, dataset: WeightsDataset, classes: Mapping[int, str], source: _Source) -> None:
     import torch
 
     labels = {"background": 0} | {name: number for number, name in sorted(classes.items())}
     document = dict(source.folder.dataset) | {"name": dataset.folder, "labels": labels}
     document[STAND_IN_KEY] = source.folder.dataset_name
-    plans = _old_plans(dict(source.folder.plans), widen) | {"dataset_name": dataset.folder}
+    plans = source.plans | {"dataset_name": dataset.folder}
     content = {
         "network_weights": _with_heads(source, labels),
         "optimizer_state": {},
@@ -111,62 +116,70 @@ def _with_heads(source: _Source, labels: Mapping[str, int]) -> dict[str, Tensor]
     return out
 
 
-def _old_plans(plans: dict[str, Any], widen: int) -> dict[str, Any]:
+def _old_plans(plans: Mapping[str, Any], widen: int) -> dict[str, Any]:
     """The plans in the format of 2023, in which TotalSegmentator's weights come.
 
-    Where that can't describe the network, the present format stays, with the channels widened.
+    That doubles the channels from stage to stage up to a limit; where the network has fewer, it is given more. A
+    network that can't be described so keeps the present format.
     """
     configuration = dict(plans["configurations"]["3d_fullres"])
     architecture = configuration.pop("architecture")
     kwargs = architecture["arch_kwargs"]
-    features = list(kwargs["features_per_stage"])
-    usual = [min(features[0] * 2**stage, features[-1]) for stage in range(len(features))]
-    if not architecture["network_class_name"].endswith(".PlainConvUNet") or features != usual or not kwargs["norm_op"]:
-        kwargs = kwargs | {"features_per_stage": [count * widen for count in features]}
-        configuration["architecture"] = architecture | {"arch_kwargs": kwargs}
-        return plans | {"configurations": {"3d_fullres": configuration}}
-    configuration |= {
-        "UNet_class_name": "PlainConvUNet",
-        "UNet_base_num_features": features[0] * widen,
-        "unet_max_num_features": features[-1] * widen,
-        "n_conv_per_stage_encoder": kwargs["n_conv_per_stage"],
-        "n_conv_per_stage_decoder": kwargs["n_conv_per_stage_decoder"],
-        "num_pool_per_axis": [sum(stride[axis] > 1 for stride in kwargs["strides"]) for axis in range(3)],
-        "pool_op_kernel_sizes": kwargs["strides"],
-        "conv_kernel_sizes": kwargs["kernel_sizes"],
-    }
-    return plans | {"configurations": {"3d_fullres": configuration}}
+    features = [count * widen for count in kwargs["features_per_stage"]]
+    doubled = [min(features[0] * 2**stage, features[-1]) for stage in range(len(features))]
+    enough = all(new >= old for new, old in zip(doubled, features, strict=True))
+    if architecture["network_class_name"].endswith(".PlainConvUNet") and enough and kwargs["norm_op"]:
+        configuration |= {
+            "UNet_class_name": "PlainConvUNet",
+            "UNet_base_num_features": features[0],
+            "unet_max_num_features": features[-1],
+            "n_conv_per_stage_encoder": kwargs["n_conv_per_stage"],
+            "n_conv_per_stage_decoder": kwargs["n_conv_per_stage_decoder"],
+            "num_pool_per_axis": [sum(stride[axis] > 1 for stride in kwargs["strides"]) for axis in range(3)],
+            "pool_op_kernel_sizes": kwargs["strides"],
+            "conv_kernel_sizes": kwargs["kernel_sizes"],
+        }
+    else:
+        configuration["architecture"] = architecture | {"arch_kwargs": kwargs | {"features_per_stage": features}}
+    return dict(plans) | {"configurations": {"3d_fullres": configuration}}
 
 
-def _widened(weights: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
-    """A network with `times` as many channels and the same output: nothing leads from the added channels to the others.
+def _embedded(weights: Mapping[str, Tensor], plans: dict[str, Any], heads: int) -> dict[str, Tensor]:
+    """The weights in the network of `plans`, which has as many channels or more; its output stays the same.
 
     State dicts name many tensors twice; they stay one.
     """
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    configuration = PlansManager(deepcopy(plans)).get_configuration("3d_fullres")
+    network = get_network_from_plans(
+        configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import, 1, heads, allow_init=False, deep_supervision=False,
+    )  # fmt: skip
     made: dict[int, Tensor] = {}
     return {
-        key: made.setdefault(value.data_ptr(), _widened_tensor(key, value, times)) for key, value in weights.items()
+        key: made.setdefault(weights[key].data_ptr(), _embedded_tensor(key, weights[key], target.shape))
+        for key, target in network.state_dict().items()
     }
 
 
-def _widened_tensor(key: str, value: Tensor, times: int) -> Tensor:
+def _embedded_tensor(key: str, value: Tensor, shape: Sequence[int]) -> Tensor:
+    """The tensor at the start of a larger one: nothing leads from the added channels to those that were there."""
     import torch
 
-    is_head, is_up = ".seg_layers." in key, ".transpconvs." in key
+    if tuple(value.shape) == tuple(shape):
+        return value
     if value.ndim == 1:
         idle = 1.0 if ".norm." in key and key.endswith("weight") else 0.0
-        return value if is_head else torch.cat([value, value.new_full((len(value) * (times - 1),), idle)])
-    into, onto = (0, 1) if is_up else (1, 0)  # the axes of input and output channels
-    inputs, outputs = value.shape[into], value.shape[onto]
+        return torch.cat([value, value.new_full((shape[0] - len(value),), idle)])
+    into, onto = (0, 1) if ".transpconvs." in key else (1, 0)  # the axes of input and output channels
     groups = 2 if TWO_INPUTS.search(key) else 1
-    width = inputs // groups
-    used = [group * width * times + channel for group in range(groups) for channel in range(width)]
-    used = [0] if inputs == 1 else used
-    shape = list(value.shape)
-    shape[into], shape[onto] = (1 if inputs == 1 else inputs * times), (outputs if is_head else outputs * times)
-    wide = torch.empty(shape).normal_(0.0, 0.05, generator=torch.Generator().manual_seed(0)).to(value.dtype)
-    wide.narrow(onto, 0, outputs).zero_()
-    wide.narrow(onto, 0, outputs).index_copy_(into, torch.tensor(used), value)
+    had, has = value.shape[into] // groups, shape[into] // groups
+    used = torch.tensor([group * has + channel for group in range(groups) for channel in range(had)])
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.empty(tuple(shape)).normal_(0.0, IDLE_SD, generator=generator).to(value.dtype)
+    wide.narrow(onto, 0, value.shape[onto]).zero_().index_copy_(into, used, value)
     return wide
 
 

@@ -29,9 +29,11 @@ def write_weights(folder: Path, scratch: Path) -> Path:
     return folder
 
 
-def painted_ct(direction: tuple[float, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1)) -> tuple[CTVolume, np.ndarray]:
-    """A CT of four boxes in soft tissue at 1.5 mm, and its labels in TotalSegmentator's numbers."""
-    geometry = ImageGeometry((70, 64, 96), (SPACING_MM,) * 3, (-60.0, 20.0, 5.0), tuple(float(v) for v in direction))
+def painted_ct(
+    direction: tuple[float, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1), spacing_mm: float = SPACING_MM
+) -> tuple[CTVolume, np.ndarray]:
+    """A CT of four boxes in soft tissue, and its labels in TotalSegmentator's numbers."""
+    geometry = ImageGeometry((70, 64, 96), (spacing_mm,) * 3, (-60.0, 20.0, 5.0), tuple(float(v) for v in direction))
     hu, labels = np.full(geometry.shape_zyx, 40, np.int16), np.zeros(geometry.shape_zyx, np.uint8)
     for name, (low, high) in LEVELS.items():
         box = slice(low, high), IN_PLANE, IN_PLANE

@@ -101,7 +101,7 @@ class BrowserPanel:
 
     def _bind_actions(self) -> None:
         for name, action in {
-            "analyse": self._working(lambda: self.presenter.analyse()),
+            "analyse": self._working(self._analyse),
             "confirm_level": self._working(lambda: self.presenter.confirm_level()),
             "shift_level": self._working(lambda steps: self.presenter.shift_level(int(steps))),
             "use_instead": self._working(lambda vertebra: self.presenter.use_instead(str(vertebra))),
@@ -165,6 +165,12 @@ class BrowserPanel:
             self._start(self._poll_while_busy())
 
         return run
+
+    def _analyse(self) -> None:
+        self.presenter.analyse()
+        if self.presenter.view_model()["busy"] and self._state.case_open:
+            # Room for the progress, the level and the result.
+            self._state.update({"case_open": False, "case_round": self._state.case_round + 1})
 
     def _answer_weights(self, question: str) -> None:
         """What the reader said yes to."""

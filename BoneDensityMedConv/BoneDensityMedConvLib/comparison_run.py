@@ -93,10 +93,12 @@ class ComparisonRun:
         ct = scene.ct_volume(chosen.ct)
         levels = level_choice.kept(chosen)
         measured = levels.used_as if levels else "L1"
-        one = _named_as_used(_read(first, chosen.segmentId, ct), levels.shown_as() if levels else {})
+        used_as = levels.shown_as() if levels else {}
+        one = _named_as_used(_read(first, chosen.segmentId, ct), used_as)
         other = _read(second, "", ct)
         rows: list[StructureComparison] = []
-        named = {*one.names.values(), *other.names.values()}
+        mine = {used_as.get(name, name) for name in spine_segments.found_structures(first)}
+        named = mine | set(spine_segments.found_structures(second))
         names = [name for name in COMPARED if name in named]
         for number, name in enumerate(names):
             yield f"Comparing {name}", number / len(names)

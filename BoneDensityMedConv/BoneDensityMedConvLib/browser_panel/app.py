@@ -49,7 +49,7 @@ class BrowserPanel:
         node = self.scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "BoneDensityMedConv")
         self.presenter = (presenter_factory or self._default_presenter)(node)
         self.presenter.observe(self._redraw_soon)
-        self._cases = CaseLoader(self._state, self.scene, self.views, self.presenter, self._center_on_l1)
+        self.cases = CaseLoader(self._state, self.scene, self.views, self.presenter, self._center_on_l1)
         self._state.update(page.initial_state(title))
         self._draw()
         self._bind_actions()
@@ -116,9 +116,9 @@ class BrowserPanel:
         }.items():
             self.server.trigger(name)(self._safely(action))
         self.server.trigger("load_sample")(
-            lambda: self._start(self._cases.load(case_reading.sample_request, "Getting the sample CT…"))
+            lambda: self._start(self.cases.load(case_reading.sample_request, "Getting the sample CT…"))
         )
-        self.server.trigger("load_files")(lambda: self._start(self._cases.load(self._cases.as_typed, READING)))
+        self.server.trigger("load_files")(lambda: self._start(self.cases.load(self.cases.as_typed, READING)))
 
         for variable, setter in {
             "tau1": lambda value: self.presenter.set_tau1(float(value)),
@@ -206,7 +206,7 @@ class BrowserPanel:
     def _on_ready(self, **_: Any) -> None:
         if self._first_case is not None:
             request = self._first_case
-            self._start(self._cases.load(lambda: request, READING))
+            self._start(self.cases.load(lambda: request, READING))
 
 
 def _as_typed(text: str) -> str:

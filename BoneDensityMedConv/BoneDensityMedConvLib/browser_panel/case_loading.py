@@ -41,7 +41,7 @@ class CaseLoader:
             self._state.update({"loading": stage, "load_message": None})
         try:
             request = await loop.run_in_executor(None, make_request)
-            self._show(await loop.run_in_executor(None, case_reading.read_case, request))
+            self.show(await loop.run_in_executor(None, case_reading.read_case, request))
         except InputRefused as refusal:
             if refusal.code == "several_series":
                 choices = await loop.run_in_executor(None, case_reading.series_choices, request.ct_path)
@@ -52,7 +52,8 @@ class CaseLoader:
             with self._state:
                 self._state.loading = ""
 
-    def _show(self, case: ReadCase) -> None:
+    def show(self, case: ReadCase) -> None:
+        """Put a case that was read into the scene, in place of the one before."""
         from BoneDensityMedConvLib import segments
 
         self._remove()

@@ -26,7 +26,7 @@ async def counts(ct: str, mask: str) -> list[list[int]]:
     case = read_case(CaseRequest(Path(ct), Path(mask), 31))
     found = []
     for _ in range(3):
-        panel._show_case(case)
+        panel.cases.show(case)
         found.append([*map(panel.scene.GetNumberOfNodesByClass, KINDS), panel.scene.GetNumberOfNodes()])
     panel.close()
     return found

@@ -20,7 +20,7 @@ TARGET_FILL_OPACITY, OTHER_FILL_OPACITY = 0.15, 0.08  # the bone must stay reada
 NO_COLOR = (-1.0, -1.0, -1.0)  # vtkMRMLSegmentationDisplayNode's sign for "the segment's own"
 SHOWN_LANDMARKS = (vertebrae.SACRUM,)
 MARGIN_MM = 40.0  # beyond the centres of the outermost vertebrae: their own half height, and the sacrum's top
-SEEN_IN_QUESTION = ("T11", "L5")
+SEEN_IN_QUESTION = ("T11", "L6")
 
 
 def show(segmentation: Any, levels: Levels, slice_logics: list[Any]) -> None:
@@ -49,8 +49,8 @@ def hide_others(segmentation: Any, ct_node: Any) -> None:
 def frame(levels: Levels, ct_node: Any, slice_logics: list[Any]) -> None:
     """Arrange the three planes: on the measured vertebra, or, while the level is in question, with its neighbours.
 
-    Then the sagittal and the coronal view show T11 to L5, as far as they were found, and pass through the vertebra
-    that is asked about.
+    Then the sagittal and the coronal view show T11 to the last lumbar vertebra, as far as they were found, and pass
+    through the vertebra that is asked about.
     """
     if not levels.found:
         return

@@ -106,6 +106,25 @@ class Scenario:
         self.assertTrue(not presenter.view_model()["busy"])
         self.assertTrue(not widget.ui.cancelButton.enabled)
 
+    def test_4_the_reader_corrects_the_level_with_one_click(self) -> None:
+        """The vertebra below is taken for L1: another result, the names in the views follow, and the way back."""
+        from BoneDensityMedConvLib import level_labels
+
+        ct, segmentation, _ = _scene_with_l1()
+        widget = _module_widget()
+        presenter = widget.logic.presenter
+        presenter.set_ct(ct)
+        presenter.set_segmentation(segmentation)
+        presenter.analyse()
+        before = wait_for_result(presenter, TIMEOUT_S)
+        widget.ui.shiftDownButton.click()
+        corrected = wait_for_result(presenter, TIMEOUT_S)
+        self.assertTrue(corrected["l1_line"] != before["l1_line"], corrected["l1_line"])
+        target = segmentation.GetNodeReference(level_labels.TARGET_ROLE)
+        self.assertEqual(target.GetNthControlPointLabel(0), "L1 (was L2)")
+        widget.ui.shiftUpButton.click()
+        self.assertEqual(wait_for_result(presenter, TIMEOUT_S)["l1_line"], before["l1_line"])
+
     def _card_shows(self, ui: Any, result: dict[str, Any]) -> None:
         best = max(result["probabilities"], key=lambda entry: entry["value"])
         self.assertEqual(result["class_id"], best["id"])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from core.spine_phantom import spine_phantom
 from panels.slicer_host.host import SlicerHost
 
 REAL_CASE = "abdomen_3mm_l1_complete"
@@ -270,12 +271,12 @@ def test_the_simulated_sample_needs_no_network(
 
 
 def test_the_self_test_that_runs_inside_slicer_passes_here_even_without_a_main_window(
-    opened: OpenModule, simulated: Any, monkeypatch: pytest.MonkeyPatch
+    opened: OpenModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(opened.host.application), "layoutManager", lambda _application: None)
     from BoneDensityMedConvLib import sample_data
 
-    monkeypatch.setattr(sample_data, "simulated_case", lambda seed: simulated)
+    monkeypatch.setattr(sample_data, "simulated_case", lambda seed: spine_phantom())  # ready at once
     test: unittest.TestCase = opened.module.BoneDensityMedConvTest()
     test.runTest()
 

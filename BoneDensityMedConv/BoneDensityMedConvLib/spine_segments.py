@@ -36,6 +36,7 @@ def add_spine(found: SpineSegmentation, ct_node: Any, request: str) -> Any:
     title = f"{ct_node.GetName()} vertebrae ({segmentation_origin.segmenter_name(found.segmenter)})"
     node = mrml_scene.AddNewNodeByClass("vtkMRMLSegmentationNode", mrml_scene.GenerateUniqueName(title))
     labelmap = segments.place_labels(node, found.labels_zyx, found.start_xyz, ct_node)
+    node.SetDisplayVisibility(False)  # until it is shown with the measured vertebra standing out
     masks = _masks_in(found)
     order = [*(v for v in vertebrae.ORDER if v in masks), *(n for n in masks if not vertebrae.is_vertebra(n))]
     core = node.GetSegmentation()

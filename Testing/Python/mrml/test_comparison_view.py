@@ -67,6 +67,11 @@ def compare(presenter, worker, choice, segmentation=None):
     return presenter.view_model()["comparison"]
 
 
+def all_segmentations(scene):
+    nodes = scene.GetNodesByClass("vtkMRMLSegmentationNode")
+    return [nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())]
+
+
 def dice(one, other) -> float:
     return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
 
@@ -263,6 +268,8 @@ def test_cancel_and_death_leave_no_comparison_and_the_next_try_works(first, work
     first.poll()
     assert first.view_model()["stage"].startswith("Comparing")
     first.cancel()
+    visible = [bool(node.GetDisplayVisibility()) for node in all_segmentations(scene)]
+    assert visible == [True, False], "only the first one is shown"
     assert first.view_model()["comparison"] is None
     assert first.view_model()["result"] is not None
     assert compare(first, worker, "nnunet") is not None

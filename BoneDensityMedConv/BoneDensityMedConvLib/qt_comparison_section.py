@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from html import escape
 from typing import Any
 
 from BoneDensityMedConvLib.presenter import Presenter
@@ -57,7 +58,9 @@ class ComparisonSection:
 
 
 def _legend(comparison: Mapping[str, Any]) -> str:
-    return "Outlines: " + ", ".join(f"{entry['label']} ({entry['color']})" for entry in comparison["legend"])
+    """The two sources, each with a square in the colour of its outline (rich text)."""
+    entries = [f'<font color="{escape(e["color"])}">■</font> {escape(e["label"])}' for e in comparison["legend"]]
+    return "&nbsp;&nbsp; ".join(entries)
 
 
 def _row(row: Mapping[str, Any]) -> str:

@@ -101,7 +101,7 @@ COMPARISON: dict[str, Any] = {
         {"name": "L1", "dice": 0.9124, "mean_surface_mm": 0.62, "hausdorff95_mm": 2.04},
         {"name": "T12", "dice": None, "mean_surface_mm": None, "hausdorff95_mm": None},
     ],
-    "legend": [{"label": "TotalSegmentator", "color": "yellow"}, {"label": "demonstration", "color": "blue"}],
+    "legend": [{"label": "TotalSegmentator", "color": "#ffb000"}, {"label": "demonstration", "color": "#5aaaff"}],
 }
 
 

@@ -217,7 +217,9 @@ def test_the_comparison_is_shown_for_every_level_and_can_be_cleared(opened: Open
     ui.comparisonSection.collapsed = False
     opened.presenter.show(comparison=COMPARISON)
     assert ui.comparisonLine.text == "L1: Dice 0.912"
-    assert ui.comparisonLegend.text == "Outlines: TotalSegmentator (yellow), demonstration (blue)"
+    assert ui.comparisonLegend.text == (
+        '<font color="#ffb000">■</font> TotalSegmentator&nbsp;&nbsp; <font color="#5aaaff">■</font> demonstration'
+    )
     assert ui.comparisonRows.text == (
         "L1: Dice 0.912, surfaces 0.6 mm apart on average, 95 % within 2.0 mm\nT12: only one of the two found it"
     )

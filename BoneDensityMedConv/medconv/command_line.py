@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from medconv.inference import DEVICES
+from medconv.devices import DEVICES
 from medconv.segmenter import QUALITIES, TOTALSEGMENTATOR
 from medconv.tau_adjustment import METHODS
 from medconv.vertebrae import LABEL_MAPS

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv.config import ModelCard
-from medconv.types import InputRefused, MissingRequirement, QualityNote, Severity, TScoreClass, UsageError
+from medconv.devices import choose_device
+from medconv.types import InputRefused, MissingRequirement, QualityNote, Severity, TScoreClass
 from medconv.weights import find_model, load_network
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 SLIM_WIDTH = 16
 
 
@@ -118,28 +118,3 @@ def require_torch() -> None:
             "PyTorch is not installed.",
             "In Slicer: install the PyTorch extension and let it install PyTorch. Elsewhere: pip install torch",
         )
-
-
-def choose_device(wanted: str = "auto") -> str:
-    """The torch device for a request: 'auto' takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises UsageError for an unknown name, MissingRequirement for a device that isn't there.
-    """
-    if wanted not in DEVICES:
-        raise UsageError("unknown_device", f"There is no device '{wanted}'.", f"Choose one of: {', '.join(DEVICES)}.")
-    import torch
-
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted == "auto":
-        return next(name for name, there in present.items() if there)
-    if not present[wanted]:
-        raise MissingRequirement(
-            "device_missing",
-            f"This computer has no usable '{wanted}' device.",
-            "Use --device auto (or cpu), or install the matching driver and PyTorch build.",
-        )
-    return wanted

@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv.devices import choose_device
 from medconv.segmenter import Progress
+from medconv.segmenters.lean_logits import lean_logits
 from medconv.segmenters.memory import gpu_memory_answered, out_of_memory_told
 from medconv.segmenters.nnunet_folder import ModelFolder, read_model_folder
 from medconv.segmenters.nnunet_loading import WarmModels as WarmModels
 from medconv.segmenters.nnunet_loading import initialisation, sha256_of
 from medconv.segmenters.package_changes import replaced
 from medconv.segmenters.resampling import ResampledBlock
-from medconv.types import MissingRequirement, QualityNote, UsageError
+from medconv.types import MissingRequirement, QualityNote
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 MANY_CORES = 4  # from there on one is left to the window that waits
 
 
@@ -77,27 +78,6 @@ def require_nnunet() -> None:
                 f"The package {package} is not installed.",
                 "In Slicer: let the panel install it. Elsewhere: pip install 'bonedensity-medconv[segment]'",
             )
-
-
-def choose_device(wanted: str = "auto") -> str:
-    """The torch device for a request: 'auto' takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises UsageError for an unknown name, MissingRequirement for a device that isn't there.
-    """
-    if wanted not in DEVICES:
-        raise UsageError("unknown_device", f"There is no device '{wanted}'.", f"Choose one of: {', '.join(DEVICES)}.")
-    import torch
-
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return next(name for name, there in present.items() if there)
-    if not present[wanted]:
-        raise MissingRequirement(
-            "device_missing",
-            f"This computer has no usable '{wanted}' device.",
-            "Use device auto (or cpu), or install the matching driver and PyTorch build.",
-        )
-    return wanted
 
 
 @contextlib.contextmanager
@@ -178,7 +158,7 @@ def _cases_in(folder: Path, ending: str) -> list[list[str]]:
 
 @contextlib.contextmanager
 def adapted_nnunet(notes: list[QualityNote]) -> Iterator[None]:
-    """While inside, nnU-Net is quiet, leaves a core to others, leaves no thread behind and answers a full memory."""
+    """While inside, nnU-Net is quiet, frugal, leaves a core to others, leaves no thread behind, answers a full memory."""
     import torch
 
     with _quiet(), out_of_memory_told():
@@ -188,7 +168,7 @@ def adapted_nnunet(notes: list[QualityNote]) -> Iterator[None]:
         threads = min(before, cores_to_use())
         torch.set_num_threads(threads)
         try:
-            with gpu_memory_answered(notes), replaced(nnunet, default_num_processes=threads):
+            with gpu_memory_answered(notes), lean_logits(), replaced(nnunet, default_num_processes=threads):
                 yield
         finally:
             torch.set_num_threads(before)

@@ -18,13 +18,14 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from medconv.devices import choose_device
 from medconv.grid import index3, to_image
 from medconv.segmenter import TOTALSEGMENTATOR, Progress, SegmenterRequest
 from medconv.segmenters import structures_kept, weights_store
 from medconv.segmenters import totalsegmentator_package as package
 from medconv.segmenters.nnunet_folder import read_model_folder
 from medconv.segmenters.nnunet_loading import WarmModels, sha256_of
-from medconv.segmenters.nnunet_runtime import choose_device, reporting_progress
+from medconv.segmenters.nnunet_runtime import reporting_progress
 from medconv.segmenters.region import locate_lumbar_region, misses_l1
 from medconv.segmenters.resampling import canonical_block, labels_to_ct, nifti_image
 from medconv.segmenters.strays import without_strays
@@ -36,7 +37,8 @@ COARSE_MM, FINE_MM = 3.0, 1.5
 REFINED = ("T12", "L1", "L2")  # L1, and those that can be measured instead or turn out to be L1
 MARGIN_MM = 20.0  # around them, as the package cuts for its own 1.5 mm passes (python_api.totalsegmentator)
 LEAST_VERTEBRAE_ML = 5.0  # less is no vertebra: a network leaves specks where there is none
-IMPORT_DONE, COARSE_DONE, FINE_DONE = 0.1, 0.55, 0.95
+IMPORT_DONE, COARSE_DONE, FINE_DONE = 0.1, 0.6, 0.9
+FIRST_SHARE = 0.8  # of the 3 mm pass: the rest is for the whole CT, which is rarely needed
 STAND_IN_KEY = "medconv_stand_in"  # in dataset.json of the demonstration networks in TotalSegmentator's format
 
 
@@ -82,7 +84,7 @@ class TotalSegmentatorSegmenter:
         whole: tuple[Index3, Index3] = ((0, 0, 0), ct.geometry.size_xyz)
         region = locate_lumbar_region(ct)
         end = COARSE_DONE if self._request.quality == "full" else FINE_DONE
-        first_end = end if region is None else (IMPORT_DONE + end) / 2
+        first_end = end if region is None else IMPORT_DONE + FIRST_SHARE * (end - IMPORT_DONE)
         found = self._coarse_pass(ct, region or whole, progress, "Finding vertebrae", (IMPORT_DONE, first_end))
         l1 = next(label for label, name in names.items() if name == "L1")
         l1_mask, start = labels_to_ct(found.labels_zyx, found.geometry, ct.geometry, {l1: "L1"})

@@ -8,7 +8,8 @@ import torch
 
 from medconv import inference
 from medconv.config import Architecture
-from medconv.inference import LoadedModel, choose_device
+from medconv.devices import choose_device
+from medconv.inference import LoadedModel
 from medconv.types import InputRefused, MissingRequirement, UsageError
 
 CROP = np.random.default_rng(0).random((1, 32, 32, 32), np.float32)

@@ -17,11 +17,11 @@ pytest.importorskip("nnunetv2")
 
 from core.nnunet_writer import HU_OF, MODEL_NAME, NAMES, THRESHOLDS_HU, write_checkpoint, write_model
 
+from medconv.devices import choose_device
 from medconv.segmenters import memory
 from medconv.segmenters.nnunet_folder import read_model_folder
 from medconv.segmenters.nnunet_runtime import (
     NNUNetModel,
-    choose_device,
     reporting_progress,
     sequential_prediction,
 )

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from typing import Any
@@ -44,7 +45,9 @@ PLAIN: dict[str, dict[str, tuple[str, ...]]] = {
     "full": {"plain, L1 alone": ("-rs", "vertebrae_L1"), "plain, all structures": ("-rs", *DELIVERED)},
     "fast": {"plain --fast": ("--fast",)},
 }
+# Of the second case in the same worker against the cheapest plain call; those for memory are for the large CT.
 GOALS = {"wall": 0.5, "memory": 1 / 3, "memory (MB)": 2500.0, "cancel (s)": 2.0}
+LARGE = "trunk"
 CANCEL_AFTER_S = (0.0, 0.3, 1.0, 3.0, 8.0, 15.0)
 
 
@@ -82,7 +85,8 @@ def run_segmentation_bench(slices: int, out: Path | None, weights_folder: str = 
         weights_store.require("full", str(weights))
         print(f"{os.cpu_count()} cores; {weights_folder or f'demonstration network with {widen} x its channels'}")
         rows: dict[str, Any] = {"versions": versions(), "cores": os.cpu_count(), "widen": widen}
-        for name, made in (("abdomen", abdomen_ct()), ("trunk", trunk_ct(slices))):
+        for name, make in (("abdomen", abdomen_ct), (LARGE, partial(trunk_ct, slices))):
+            made = make()
             case = _Case(name, folder / f"{name}.nii", made.l1_zyx)
             volume_io.write_image(case.file, made.ct.array_zyx, made.ct.geometry)
             print(f"{name}: {' x '.join(map(str, made.ct.geometry.size_xyz))}, {made.ct.array_zyx.nbytes / 1e6:.0f} MB")
@@ -106,7 +110,9 @@ def measure(case: _Case, weights: Path, quality: str, folder: Path) -> dict[str,
     cheapest = min(costs[name].wall_s for name in PLAIN[quality])
     least = min(costs[name].peak_mb for name in PLAIN[quality])
     ours = costs["worker, second case"]
-    ratios = {"wall": ours.wall_s / cheapest, "memory": ours.peak_mb / least, "memory (MB)": ours.peak_mb}
+    ratios = {"wall": ours.wall_s / cheapest}
+    if case.name == LARGE:
+        ratios |= {"memory": ours.peak_mb / least, "memory (MB)": ours.peak_mb}
     agreement = {name: dice(masks[name], masks["worker, second case"]) for name in PLAIN[quality]}
     _print(quality, costs, ratios, agreement)
     return {"costs": {name: asdict(cost) for name, cost in costs.items()}, "ratios": ratios, "l1_dice": agreement}

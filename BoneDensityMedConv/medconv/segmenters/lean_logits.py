@@ -1,7 +1,8 @@
 """nnU-Net's logits in less memory and time on the CPU, where a network has over a hundred outputs.
 
 A tile's outputs become half precision before they are weighted and added up, as they are on a GPU; the sum is half
-precision in nnU-Net anyway. The largest output is then found channel by channel, without a second copy of them all.
+precision in nnU-Net anyway. The search for infinite values and for the largest output then goes channel by channel,
+without another copy of them all.
 """
 
 from __future__ import annotations
@@ -37,10 +38,26 @@ def lean_logits() -> Iterator[None]:
         return largest_output(logits)
 
     with (
+        replaced(nnunet, torch=_TorchByChannel()),
         replaced(nnunet.nnUNetPredictor, _internal_maybe_mirror_and_predict=predict_half),
         replaced(LabelManager, convert_probabilities_to_segmentation=convert_lean),
     ):
         yield
+
+
+class _TorchByChannel:
+    """torch, as nnU-Net's prediction module sees it: `any(isinf(logits))` needs no copy of the logits."""
+
+    def __getattr__(self, name: str) -> Any:
+        import torch
+
+        return getattr(torch, name)
+
+    def isinf(self, logits: Any) -> Any:
+        """For each channel, whether any of its values is infinite."""
+        import torch
+
+        return torch.stack([torch.isinf(channel).any() for channel in logits])
 
 
 def largest_output(logits: Any) -> NDArray[np.uint8]:
@@ -48,7 +65,7 @@ def largest_output(logits: Any) -> NDArray[np.uint8]:
     import torch
 
     channels = torch.as_tensor(logits)
-    best = channels[0].float()
+    best = channels[0].to(torch.float32, copy=True)
     label = torch.zeros(best.shape, dtype=torch.uint8)
     for number in range(1, len(channels)):
         value = channels[number].float()

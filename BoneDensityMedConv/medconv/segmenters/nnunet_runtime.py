@@ -158,7 +158,7 @@ def _cases_in(folder: Path, ending: str) -> list[list[str]]:
 
 @contextlib.contextmanager
 def adapted_nnunet(notes: list[QualityNote]) -> Iterator[None]:
-    """While inside, nnU-Net is quiet, frugal, leaves a core to others, leaves no thread behind, answers a full memory."""
+    """While inside, nnU-Net is quiet and frugal, leaves a core to others and no thread, and answers a full memory."""
     import torch
 
     with _quiet(), out_of_memory_told():

@@ -94,7 +94,7 @@ class SourceSection:
         chosen = entry_of(model["segmenters"], model["segmenter"])
         show_text(ui.segmenterNote, chosen["reason"] if chosen else "")
         show(model["segmenter"] == "existing", ui.segmentLabel, ui.segmentSelector)
-        show(options["quality_enabled"], ui.qualityLabel, ui.qualitySelector)
+        show(options["quality_enabled"], ui.segmentationQualityLabel, ui.qualitySelector)
         quality = entry_of(options["qualities"], options["quality"])
         show_text(ui.qualityHelp, quality["help"] if quality and options["quality_enabled"] else "")
         nnunet = options["nnunet_enabled"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-PANEL_WIDTH, GAP, GAP_GREY = 430, 8, 40
+PANEL_WIDTH, GAP, GAP_GREY = 450, 8, 40
 
 
 def main() -> int:

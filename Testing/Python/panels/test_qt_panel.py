@@ -121,7 +121,8 @@ def test_an_unavailable_source_of_the_mask_says_what_is_missing(opened: OpenPane
 def test_only_what_the_source_needs_is_shown(opened: OpenPanel) -> None:
     ui, options = opened.ui, opened.presenter.model["segmenter_options"]
     assert ui.segmentSelector.visible
-    assert not any(w.visible for w in (ui.qualitySelector, ui.fetchWeightsButton, ui.folderButton, ui.insistCheckBox))
+    hidden = (ui.segmentationQualityLabel, ui.qualitySelector, ui.weightsLabel, ui.fetchWeightsButton, ui.folderLabel)
+    assert not any(widget.visible for widget in (*hidden, ui.folderButton, ui.insistCheckBox))
     opened.presenter.show(
         segmenter="totalsegmentator", segmenter_options={**options, "quality_enabled": True}, segmenter_weights=WEIGHTS
     )
@@ -432,6 +433,14 @@ def test_the_keyboard_goes_through_the_panel_in_the_order_of_the_work(repository
         "useL2Button", "centreButton", "methodSelector", "tau1Slider", "tau2Slider", "resetButton", "compareSelector",
         "compareButton", "clearComparisonButton",
     ]  # fmt: skip
+
+
+def test_every_widget_has_a_name_of_its_own(repository: Any) -> None:
+    import xml.etree.ElementTree as ElementTree
+
+    tree = ElementTree.parse(repository / "Resources/UI/BoneDensityMedConv.ui")
+    names = [widget.get("name") for widget in tree.iter("widget")]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
 
 
 def test_the_ui_file_brings_no_styling_of_its_own(repository: Any) -> None:

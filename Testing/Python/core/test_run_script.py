@@ -189,6 +189,13 @@ def test_a_ct_without_a_mask_is_left_to_the_segmenter(calls: SimpleNamespace, tm
     assert command == ["-m", "medconv.cli", "panel", "--ct", str(own)]
 
 
+def test_the_samples_level_is_checked_against_its_neighbours(calls: SimpleNamespace, tmp_path: Path) -> None:
+    calls.codes = {"medconv.cli": 3}
+    commands.run(["demo", "--headless", str(tmp_path)])
+    (command,) = calls.commands
+    assert command[6:8] == ["--label-map", "totalsegmentator"]
+
+
 def test_the_exit_code_of_a_refused_ct_is_passed_on(calls: SimpleNamespace, tmp_path: Path) -> None:
     calls.codes = {"medconv.cli": 3}
     assert commands.run(["demo", "--headless", str(tmp_path)]) == 3

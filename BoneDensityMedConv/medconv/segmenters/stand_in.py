@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ def _embedded(weights: Mapping[str, Tensor], plans: dict[str, Any], heads: int) 
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    configuration = PlansManager(deepcopy(plans)).get_configuration("3d_fullres")
+    with warnings.catch_warnings():  # the package says about every network of 2023 that its plans are old
+        warnings.simplefilter("ignore")
+        configuration = PlansManager(deepcopy(plans)).get_configuration("3d_fullres")
     network = get_network_from_plans(
         configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
         configuration.network_arch_init_kwargs_req_import, 1, heads, allow_init=False, deep_supervision=False,

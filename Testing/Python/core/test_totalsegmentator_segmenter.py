@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from medconv.segmenters import totalsegmentator_package as package
 from medconv.segmenters import weights_store
 from medconv.segmenters.resampling import canonical_block, nifti_image
 from medconv.segmenters.totalsegmentator import TotalSegmentatorSegmenter
-from medconv.types import CTVolume, InputRefused, MissingRequirement, SpineSegmentation
+from medconv.types import Cancelled, CTVolume, InputRefused, MissingRequirement, SpineSegmentation
 from medconv.vertebrae import TOTALSEGMENTATOR
 from medconv.volume_io import read_ct, read_labels
 
@@ -232,6 +233,26 @@ def test_fast_quality_is_one_pass_with_one_network(weights: Path, tmp_path: Path
     assert dice(on_whole_ct(found) == l1, truth == l1) > 0.8
     with pytest.raises(MissingRequirement, match="Dataset292"):
         segmenter_for(only_3mm, "full")
+
+
+def test_cancel_between_two_tiles_leaves_no_files_and_the_next_case_runs(
+    segmenter: TotalSegmentatorSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen: list[int] = []
+
+    def cancel(stage: str, fraction: float) -> None:
+        if stage == "Outlining L1" and fraction > 0.65:
+            seen.append(len(list(tmp_path.iterdir())))
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        segmenter.segment(painted_ct()[0], cancel)
+    assert seen == [1], "the package's own temporary folder"
+    assert list(tmp_path.iterdir()) == []
+    ct, truth = painted_ct()
+    assert np.array_equal(only_vertebrae(on_whole_ct(segmenter.segment(ct, silent))), only_vertebrae(truth))
+    assert list(tmp_path.iterdir()) == []
 
 
 class Painted:

@@ -31,6 +31,7 @@ from medconv.worker_client import TIME_LIMIT_S, WorkerClient
 
 AUTOMATIC = (TOTALSEGMENTATOR, DEMONSTRATION, NNUNET)
 FETCH_HINT = "Here: medconv segmenters fetch, or medconv segmenters import FILE."
+INSIST_HINT = "Here: --insist."
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,10 @@ def segment(client: WorkerClient, ct: CTVolume, request: SegmenterRequest) -> Sp
     except MissingRequirement as missing:
         if missing.code == "segmenter_weights_missing":
             missing.details = f"{FETCH_HINT} {missing.details}".strip()
+        raise
+    except InputRefused as refused:
+        if refused.code == "demonstration_on_real_ct":
+            refused.details = f"{INSIST_HINT} {refused.details}".strip()
         raise
     finally:
         console.clear()

@@ -246,6 +246,7 @@ def test_the_demonstration_network_is_named_in_every_output(run, spine, monkeypa
     [
         (MissingRequirement("segmenter_weights_missing", "No weights.", "Fetch them."), 4, "medconv segmenters fetch"),
         (InputRefused("nothing_found", "No vertebra was found.", "Use another CT."), 3, "No vertebra was found"),
+        (InputRefused("demonstration_on_real_ct", "Not simulated.", "Choose another."), 3, "Here: --insist."),
         (KeyboardInterrupt(), 130, "Cancelled"),
     ],
 )

@@ -247,6 +247,16 @@ def test_a_level_in_doubt_is_asked_about(scripted_panel, page):
         scripted_panel.wait_for_call(call)
 
 
+def test_the_class_is_headed_by_the_vertebra_that_was_measured(scripted_panel, page):
+    scripted_panel.show(result=some_result())
+    page.wait_for_text("result-heading", "WHO T-score class of L1")
+    l1, l2 = (
+        {**LEVELS["levels"][0], "name": name, "shown_as": name, "is_target": name == "L2"} for name in ("L1", "L2")
+    )
+    scripted_panel.show(result=some_result(), levels={**LEVELS, "levels": [l1, l2]})
+    page.wait_for_text("result-heading", "WHO T-score class of L2")
+
+
 def test_a_second_source_is_compared_and_its_figures_are_shown(scripted_panel, page):
     assert not page.is_enabled("compare")
     scripted_panel.show(can_compare=True)

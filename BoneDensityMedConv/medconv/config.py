@@ -20,6 +20,8 @@ class Preprocessing:
     window_hu: HU that map to 0 and 1; values outside are clipped.
     masked: True sets everything outside L1 to the lower end of the window (the paper's "segment L1 as input").
     channels: 1 for grey input, 3 for the authors' replicated input.
+    reference_kvp: HU are multiplied by what mineral attenuates at this voltage over what it does at the CT's
+        (`mineral.to_voltage`); None leaves them as scanned.
     """
 
     size_xyz: tuple[int, int, int] = (64, 64, 48)
@@ -27,6 +29,7 @@ class Preprocessing:
     window_hu: tuple[float, float] = (-200.0, 800.0)
     masked: bool = True
     channels: int = 1
+    reference_kvp: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ the crop's resolution (a voxel is taken as a slit of its own width), so that the
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from medconv.config import Preprocessing
 from medconv.grid import to_image
+from medconv.mineral import to_voltage
 from medconv.types import ImageGeometry, L1Case
 
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -30,7 +32,7 @@ def standardised_crop(case: L1Case, preprocessing: Preprocessing) -> NDArray[np.
     target = crop_geometry(case, preprocessing)
     reference = to_image(np.zeros(target.shape_zyx, np.uint8), target)
     # Clipping first keeps metal and air from bleeding through the blur and the interpolation.
-    hu = to_image(np.clip(case.ct.array_zyx, low, high).astype(np.float32), case.ct.geometry)
+    hu = to_image(np.clip(_at_reference(case, preprocessing), low, high).astype(np.float32), case.ct.geometry)
     hu = _blur_to(hu, preprocessing.spacing_mm)
     crop = sitk.GetArrayFromImage(sitk.Resample(hu, reference, sitk.Transform(), sitk.sitkLinear, low))
     if preprocessing.masked:
@@ -39,6 +41,14 @@ def standardised_crop(case: L1Case, preprocessing: Preprocessing) -> NDArray[np.
         crop = np.where(inside >= 0.5, crop, np.float32(low))
     scaled = np.clip((crop - low) / (high - low), 0.0, 1.0).astype(np.float32)
     return np.repeat(scaled[np.newaxis], preprocessing.channels, axis=0)  # (channels, z, y, x)
+
+
+def _at_reference(case: L1Case, preprocessing: Preprocessing) -> NDArray[Any]:
+    """The CT's HU, brought to the preprocessing's tube voltage where it names one."""
+    if preprocessing.reference_kvp is None:
+        return case.ct.array_zyx
+    factor = to_voltage(case.ct.acquisition.kvp, preprocessing.reference_kvp)
+    return case.ct.array_zyx if factor == 1.0 else case.ct.array_zyx * np.float32(factor)
 
 
 def crop_geometry(case: L1Case, preprocessing: Preprocessing) -> ImageGeometry:

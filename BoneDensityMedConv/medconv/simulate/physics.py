@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv.mineral import HU_PER_MG_HA, hu_per_mg_ha
 from medconv.types import FloatArray
 
-# HU per mg/cm³ hydroxyapatite, from NIST mass attenuation at effective 53/60/66/73 keV.
-HU_PER_MG_HA: Mapping[float, float] = {80.0: 2.06, 100.0: 1.66, 120.0: 1.45, 140.0: 1.25}
 FAT_HU = -120.0  # pure fat at 66 keV (NIST attenuation of adipose tissue)
 RED_MARROW_HU = 45.0  # our assumption: red marrow attenuates like other cellular soft tissue
 MARROW_FAT_FRACTION = (0.425, 0.06)  # mean and SD; our assumption within published MR fractions of 0.3 to 0.6
@@ -48,14 +47,6 @@ KERNELS: Mapping[str, Kernel] = {
     "medium": Kernel("medium", 0.47, 1.5),
     "sharp": Kernel("sharp", 0.32, 2.8),
 }
-
-
-def hu_per_mg_ha(kvp: float) -> float:
-    """HU per mg/cm³ HA at a tube voltage, linear between the tabulated ones. Raises ValueError outside 80..140."""
-    voltages = sorted(HU_PER_MG_HA)
-    if not voltages[0] <= kvp <= voltages[-1]:
-        raise ValueError(f"kVp must lie in {voltages[0]:g}..{voltages[-1]:g}, got {kvp:g}")
-    return float(np.interp(kvp, voltages, [HU_PER_MG_HA[v] for v in voltages]))
 
 
 def marrow_hu(fat_fraction: float) -> float:

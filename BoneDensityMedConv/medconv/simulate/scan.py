@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from medconv.mineral import hu_per_mg_ha
 from medconv.simulate import physics
 from medconv.types import Acquisition
 
@@ -40,7 +41,7 @@ class Scan:
     contrast_offset_hu: float = 0.0
 
     def __post_init__(self) -> None:
-        physics.hu_per_mg_ha(self.kvp)
+        hu_per_mg_ha(self.kvp)
         physics.kernel(self.kernel)
         if self.phase not in physics.CONTRAST_OFFSET_HU:
             raise ValueError(f"unknown phase '{self.phase}', expected one of {sorted(physics.CONTRAST_OFFSET_HU)}")

@@ -31,7 +31,7 @@ MAY_IMPORT = {
 # Layer → its groups. A name stands for the module of medconv, or for the package with all that is in it.
 GROUPS: dict[str, tuple[set[str], ...]] = {
     "nouns": ({"", "types", "errors", "config", "vertebrae"},),
-    "geometry": ({"grid", "vertebral_body"}, {"devices"}),
+    "geometry": ({"grid", "vertebral_body"}, {"devices"}, {"mineral"}),
     "stage": (
         {"volume_io", "dicom_series", "dicom_tags"},
         {"hounsfield"},

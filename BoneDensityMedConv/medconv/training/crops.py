@@ -54,6 +54,7 @@ class CropSet:
     signals: FloatArray
     median_hu: FloatArray
     kvp: FloatArray
+    case_ids: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -114,7 +115,7 @@ def _read(paths: list[Path], count: int) -> CropSet:
     for path in paths:
         with np.load(path, allow_pickle=False) as archive:
             parts.append({name: archive[name] for name in archive.files})
-    joined = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+    joined: dict[str, Any] = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
     order = list(CLASS_ORDER)
     classes = np.array([order.index(tscore.classify(t)) for t in joined["t_scores"].tolist()], np.int64)
     return CropSet(classes=classes, **joined)

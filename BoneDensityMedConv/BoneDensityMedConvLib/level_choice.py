@@ -2,7 +2,8 @@
 decided. Kept as JSON in the parameter node; a decision holds only for the findings that it was made on.
 
 `l1_is` is the segmenter's name of the vertebra that is taken for L1; a relabel moves it, and with it the names of all
-others. `instead` is "T12" or "L2" where a person chose to measure that one, in the names after the relabel.
+others. `instead` is "T12" or "L2" where a person chose to measure that one, in the names after the relabel. Whoever
+takes both back has decided nothing: only a Yes makes the segmenter's own L1 a person's word.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Levels:
 
     must_ask: a doubt stops the analysis until a person has answered (an automatic segmentation); else it is a warning.
     landmarks: the other structures that help to tell the level. serving: found names of what could be measured.
-    doubtful: found names that a doubt concerns. statement: the check's own line.
+    doubtful: found names that a doubt concerns. statement: the check's own line. said_yes: a person confirmed that
+    `l1_is` is L1.
     """
 
     segmenter: str
@@ -48,7 +50,7 @@ class Levels:
     statement: str = ""
     l1_is: str = "L1"
     instead: str = ""
-    decided: bool = False
+    said_yes: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,6 +77,11 @@ class Levels:
         return self.l1_is != "L1"
 
     @property
+    def decided(self) -> bool:
+        """True if what is measured is a person's word."""
+        return self.said_yes or self.is_relabelled or bool(self.instead)
+
+    @property
     def in_question(self) -> bool:
         """True while the analysis waits for a person's answer: is that one L1?"""
         about_level = any(doubt.code not in OF_THE_TARGET for doubt in self.doubts)
@@ -92,23 +99,26 @@ class Levels:
         return name if name in self.names and name != "S1" else ""
 
     def shifted(self, steps: int) -> Levels:
-        """After a person said that the vertebra `steps` above (negative: below) is L1; the same if there is none."""
+        """After a person said that the vertebra `steps` above (negative: below) is L1; the same if there is none.
+
+        This is no Yes, also where it leads back to the segmenter's own L1: then the question is open again.
+        """
         name = self.neighbour(steps)
-        return replace(self, l1_is=name, instead="", decided=True) if name else self
+        return replace(self, l1_is=name, instead="", said_yes=False) if name else self
 
     def confirmed(self) -> Levels:
         """After a person said that it is as shown."""
-        return replace(self, decided=True)
+        return replace(self, said_yes=True)
 
     def with_instead(self, level: str) -> Levels:
         """After a person chose T12 or L2 to be measured; the same once more goes back to L1."""
-        return replace(self, instead="" if level == self.instead else level, decided=True)
+        return replace(self, instead="" if level == self.instead else level)
 
     def after(self, earlier: Levels | None) -> Levels:
         """These findings with the decision of earlier ones, if that was made on the same vertebrae and doubts."""
         if earlier is None or (earlier.names, earlier.doubts) != (self.names, self.doubts):
             return self
-        return replace(self, l1_is=earlier.l1_is, instead=earlier.instead, decided=earlier.decided)
+        return replace(self, l1_is=earlier.l1_is, instead=earlier.instead, said_yes=earlier.said_yes)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -189,6 +189,9 @@ def test_after_loading_the_segmentation_is_known_and_the_decision_still_stands(d
         assert not [note for note in worker.jobs[0]["case"].quality if note.code == "segment_edited"]
         again.cancel()
         again.shift_level(-1)
+        assert len(worker.jobs) == 1, "back at the start nothing is decided, in a loaded scene too"
+        assert again.view_model()["levels"]["can_confirm"]
+        again.confirm_level()
         assert worker.jobs[1]["case"].level.found_as == "L1"
     finally:
         again.close()

@@ -16,6 +16,7 @@ from core.spine_phantom import CENTRES_MM, NAMES
 
 from BoneDensityMedConvLib import level_choice, segments, spine_segments
 from BoneDensityMedConvLib import scene as mrml
+from medconv import level_report
 from medconv.segmenter import SegmenterRequest
 from medconv.types import QualityNote, Severity
 from medconv.vertebrae import TOTALSEGMENTATOR
@@ -274,8 +275,55 @@ def test_a_relabel_renames_and_retags_the_segments_and_can_be_taken_back(asked, 
     asked.shift_level(-1)
     assert asked.view_model()["result"] is None, "a result of another vertebra must not stay"
     assert names_of(node)[:7] == list(NAMES)
-    assert worker.jobs[1]["case"].level.found_as == "L1"
-    assert worker.jobs[1]["case"].level.decided_by == "person"
+    assert target(asked) == [("L1", "L1")]
+
+
+@pytest.mark.parametrize("there", [1, -1])
+def test_there_and_back_again_is_no_yes_in_panel_scene_or_views(asked, worker, there):
+    before = asked.view_model()
+    kept = asked.parameters.levelJson
+    asked.shift_level(there)
+    worker.answers()
+    asked.poll()
+    assert len(worker.jobs) == 1
+    asked.shift_level(-there)
+    model = asked.view_model()
+    assert len(worker.jobs) == 1, "nothing is measured before the reader has answered"
+    assert model["levels"] == before["levels"]
+    assert model["levels"]["can_confirm"]
+    assert not model["levels"]["confirmed"]
+    assert model["message"] == before["message"]
+    assert model["result"] is None
+    assert asked.parameters.levelJson == kept
+    asked.confirm_level()
+    level = worker.jobs[1]["case"].level
+    assert (level.found_as, level.used_as, level.decided_by) == ("L1", "L1", "person")
+
+
+def test_a_yes_does_not_outlive_a_correction_that_was_taken_back(asked, worker):
+    asked.confirm_level()
+    worker.answers()
+    asked.poll()
+    asked.shift_level(-1)
+    worker.answers()
+    asked.poll()
+    asked.shift_level(1)
+    assert len(worker.jobs) == 2
+    assert asked.view_model()["levels"]["can_confirm"]
+
+
+def test_there_and_back_on_a_certain_level_is_the_segmenters_word_in_result_and_report(ready, worker, found):
+    one_press(ready, worker, found)
+    for steps in (1, -1):
+        worker.answers()
+        ready.poll()
+        ready.shift_level(steps)
+    level = worker.jobs[2]["case"].level
+    assert level == worker.jobs[0]["case"].level
+    document = level_report.level_document(level)
+    assert document["decided_by"] == "segmenter"
+    assert level_report.statement(document) == "L1: found by TotalSegmentator; the level check has no doubt."
+    assert ready.view_model()["levels"]["statement"] == "L1, counted from rib 12 and sacrum"
 
 
 def test_a_certain_level_can_be_corrected_too(ready, worker, found):
@@ -308,9 +356,21 @@ def test_t12_instead_is_measured_as_t12_and_leads_back(asked, worker):
     offered = {entry["id"]: entry["label"] for entry in asked.view_model()["levels"]["alternatives"]}
     assert offered["T12"] == "Measure L1 after all"
     asked.use_instead("T12")
-    assert worker.jobs[1]["case"].level.used_as == "L1"
+    assert len(worker.jobs) == 1, "that L1 is L1 was not said"
+    assert asked.view_model()["levels"]["can_confirm"]
     asked.use_instead("L5")
-    assert len(worker.jobs) == 2
+    assert len(worker.jobs) == 1
+
+
+def test_a_yes_outlives_a_stand_in_that_was_taken_back(asked, worker):
+    asked.confirm_level()
+    for _ in range(2):
+        worker.answers()
+        asked.poll()
+        asked.use_instead("T12")
+    assert [job["case"].level.used_as for job in worker.jobs] == ["L1", "T12", "L1"]
+    assert worker.jobs[2]["case"].level.decided_by == "person"
+    assert asked.view_model()["levels"]["statement"] == "L1 confirmed by the reader."
 
 
 def test_the_result_names_what_was_measured_and_by_whom_it_was_outlined(asked, worker):
@@ -505,6 +565,17 @@ def test_a_relabel_of_a_persons_own_segmentation_leaves_its_names_alone(ready, w
     assert ready.view_model()["result"] is None
     ready.analyse()
     assert worker.jobs[2]["case"].level.found_as == "L1", "choosing the segment anew undoes the relabel"
+
+
+def test_there_and_back_on_a_persons_own_segmentation_is_what_the_segment_says(ready, worker, own):
+    ready.set_segmentation(own)
+    ready.analyse()
+    for steps in (-1, 1):
+        worker.answers()
+        ready.poll()
+        ready.shift_level(steps)
+    level = worker.jobs[2]["case"].level
+    assert (level.found_as, level.used_as, level.decided_by) == ("L1", "L1", "segment")
 
 
 def test_a_single_segment_is_analysed_without_a_level_check(ready, worker, load, vertebra):

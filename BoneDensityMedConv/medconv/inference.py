@@ -47,10 +47,15 @@ class LoadedModel:
 
     def run(self, crop: NDArray[np.float32]) -> tuple[dict[TScoreClass, float], list[QualityNote]]:
         """Logits by class for one crop, shape (channels, z, y, x); if the GPU's memory is full, from the CPU."""
+        logits, notes = self.run_batch(crop[np.newaxis])
+        return dict(zip(self.card.class_order, logits[0].tolist(), strict=True)), notes
+
+    def run_batch(self, crops: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[QualityNote]]:
+        """Logits, shape (n, classes), of crops, shape (n, channels, z, y, x); the CPU stands in as for `run`."""
         import torch
 
         notes = []
-        batch = torch.from_numpy(np.ascontiguousarray(crop))[None]  # (1, channels, z, y, x)
+        batch = torch.from_numpy(np.ascontiguousarray(crops))
         try:
             logits = self._forward(batch)
         except torch.OutOfMemoryError:
@@ -69,14 +74,14 @@ class LoadedModel:
                 "The network's output is not a number.",
                 "Check the weights with 'medconv weights verify', and try --device cpu.",
             )
-        return dict(zip(self.card.class_order, logits.tolist(), strict=True)), notes
+        return logits, notes
 
     def _forward(self, batch: torch.Tensor) -> NDArray[np.float64]:
         import torch
 
         with torch.inference_mode(), self._precision(), self._threads():
-            logits = self._network(batch.to(self.device))  # (1, classes)
-        return np.asarray(logits.float().cpu().numpy()[0], np.float64)
+            logits = self._network(batch.to(self.device))  # (n, classes)
+        return np.asarray(logits.float().cpu().numpy(), np.float64)
 
     def _precision(self) -> Any:
         """Half precision on CUDA; float32 elsewhere (bfloat16 was slower on the CPUs measured)."""

@@ -104,7 +104,7 @@ def body_mask(fine_zyx: BoolArray) -> BoolArray:
     inside_mm = depth_inside_mm(fine_zyx)
     radius_mm = OPENING_FRACTION * float(inside_mm.max())
     core = np.asarray(inside_mm >= radius_mm)
-    return fine_zyx & (_distance_mm(_piece_at(core, int(inside_mm.argmax()))) <= radius_mm)
+    return fine_zyx & (distance_mm(_piece_at(core, int(inside_mm.argmax()))) <= radius_mm)
 
 
 def upright_body(mask_zyx: BoolArray, geometry: ImageGeometry) -> UprightBody:
@@ -173,11 +173,11 @@ def core_center(mask_zyx: BoolArray, spacing_mm_xyz: tuple[float, float, float])
 
 def depth_inside_mm(mask_zyx: BoolArray) -> NDArray[np.float32]:
     """Depth below the mask's surface in mm on the 1 mm grid; 0 outside."""
-    outside = _distance_mm(~mask_zyx)
+    outside = distance_mm(~mask_zyx)
     return np.asarray(np.where(mask_zyx, outside - FINE_MM / 2, 0.0))
 
 
-def _distance_mm(mask_zyx: BoolArray) -> NDArray[np.float32]:
+def distance_mm(mask_zyx: BoolArray) -> NDArray[np.float32]:
     """Distance to the nearest voxel of the mask on the 1 mm grid; 0 in the mask."""
     image = sitk.GetImageFromArray(mask_zyx.astype(np.uint8))
     distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False)

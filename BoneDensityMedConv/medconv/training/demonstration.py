@@ -23,7 +23,8 @@ from medconv import weights
 from medconv.config import CLASS_ORDER, Architecture, ModelCard, Preprocessing
 from medconv.simulate.cohort import CohortModel
 from medconv.training import evaluation, model_card
-from medconv.training.choose import Choice, LogitReading, choose_adjustment, fit_logit_scale
+from medconv.training.calibration import fit_logit_scale
+from medconv.training.choice import AdjustmentChoice, LogitReading, choose_adjustment
 from medconv.training.crops import CropRequest, CropSet, cached_crops
 from medconv.training.loop import TrainedNetwork, TrainSettings, network_logits, train
 from medconv.types import Adjustment, TScoreClass
@@ -133,7 +134,7 @@ def _logits(trained: TrainedNetwork, settings: DemonstrationSettings, cases: Cro
     return network_logits(network, cases)
 
 
-def _card(settings: DemonstrationSettings, reading: LogitReading, choice: Choice) -> ModelCard:
+def _card(settings: DemonstrationSettings, reading: LogitReading, choice: AdjustmentChoice) -> ModelCard:
     return ModelCard(
         name=NAME,
         file=f"{NAME}.npz",

@@ -10,16 +10,11 @@ from sklearn.metrics import confusion_matrix
 from medconv.config import CLASS_ORDER
 from medconv.simulate.cohort import CohortModel
 from medconv.training.baseline import class_balanced, fit_cumulative_logit, to_120_kvp
-from medconv.training.choose import LogitReading, calibration
+from medconv.training.calibration import expected_calibration_error
+from medconv.training.choice import LogitReading
 from medconv.training.crops import CropSet
-from medconv.training.metrics import (
-    CLASSES,
-    balanced_accuracy,
-    evaluate,
-    expected_calibration_error,
-    osteoporosis_auc,
-    paired_difference,
-)
+from medconv.training.intervals import bootstrap_weights, figures, paired_differences
+from medconv.training.metrics import CLASSES
 from medconv.types import Adjustment, FloatArray
 
 
@@ -31,9 +26,9 @@ def evaluate_network(
     return {
         "cases": len(cases),
         "cases_by_class": {str(c): int(np.sum(cases.classes == i)) for i, c in enumerate(CLASS_ORDER)},
-        "metrics": evaluate(cases.classes, probabilities, resamples),
+        "metrics": figures(cases.classes, probabilities, _weights(cases, resamples)),
         "confusion": confusion_matrix(cases.classes, probabilities.argmax(axis=1), labels=CLASSES).tolist(),
-        "ece_at_cohort_prior": calibration(cases.classes, reading, logits),
+        "ece_at_cohort_prior": expected_calibration_error(cases.classes, reading.natural(logits)),
         "ece_as_shown": expected_calibration_error(cases.classes, probabilities),
     }
 
@@ -60,17 +55,17 @@ def compare_readers(
             cohort.class_given_signal(test.signals), np.array([cohort.class_prior()[c] for c in CLASS_ORDER])
         ),
     }
-    result: dict[str, Any] = {}
-    for name, probabilities in readers.items():
-        result[name] = {
-            "metrics": evaluate(test.classes, probabilities, resamples),
-            "network_minus_reader": {
-                "balanced_accuracy": paired_difference(
-                    balanced_accuracy, test.classes, network, probabilities, resamples
-                ),
-                "osteoporosis_auc": paired_difference(
-                    osteoporosis_auc, test.classes, network, probabilities, resamples
-                ),
-            },
+    weights = _weights(test, resamples)
+    return {
+        name: {
+            "metrics": figures(test.classes, probabilities, weights),
+            "network_minus_reader": paired_differences(
+                test.classes, network, probabilities, weights, ("balanced_accuracy", "osteoporosis_auc")
+            ),
         }
-    return result
+        for name, probabilities in readers.items()
+    }
+
+
+def _weights(cases: CropSet, resamples: int) -> FloatArray:
+    return bootstrap_weights(cases.classes, [str(i) for i in range(len(cases))], resamples, seed=0)

@@ -44,6 +44,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
         {"network", "weights", "inference"},
         {"tau_adjustment"},
         {"tscore"},
+        {"prediction_set"},
         {"level_check", "level_doubts", "level_outliers", "level_structures"},
         {"segmentation_comparison"},
         {"case_file", "ct_file", "segmentation_file"},
@@ -59,6 +60,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     "front": (
         {"cli", "predict_command", "segment_command", "compare_command", "segmenters_command", "plugins"},
         {"command_line", "console", "result_files", "label_map_file", "mask_source"},
+        {"simulate_command", "simulate_options", "simulated_cohort", "simulation_processes"},
         {"bench", "batch", "segmentation_bench", "bench_cts", "process_meter"},
         {"worker", "worker_client", "worker_errors", "worker_events", "worker_process", "processes", "process_tree"},
     ),

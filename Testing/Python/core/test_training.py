@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, log_loss, recall_score, roc_auc_score
+from sklearn.metrics import log_loss
 
 from medconv import weights
-from medconv.config import CLASS_ORDER, Architecture, Preprocessing
+from medconv.config import Architecture, Preprocessing
 from medconv.simulate import CohortModel
-from medconv.training import baseline, choose, crops, loop, metrics
+from medconv.training import choice, crops, loop, metrics
 from medconv.training.crops import CropRequest, CropSet, cached_crops, simulate_crop
 from medconv.training.loss import BalancedCrossEntropy, logit_adjusted_cross_entropy
-from medconv.types import Adjustment, TScoreClass
 
 SMALL = Preprocessing(size_xyz=(24, 24, 20), spacing_mm=4.0)
 PRIOR = (0.5, 0.4, 0.1)
@@ -93,108 +91,6 @@ def test_bal_ce_is_least_for_class_balanced_logits() -> None:
 def test_a_class_without_patients_is_refused() -> None:
     with pytest.raises(ValueError, match="frequency above 0"):
         BalancedCrossEntropy((0.5, 0.5, 0.0))
-
-
-# --- metrics --------------------------------------------------------------------------------------------------------
-
-
-def test_metrics_agree_with_scikit_learn_and_hand_counts() -> None:
-    targets = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
-    answers = np.array([0, 0, 1, 2, 1, 1, 0, 2, 2, 1])
-    probabilities = np.eye(3)[answers] * 0.7 + 0.1
-    assert metrics.balanced_accuracy(targets, probabilities) == pytest.approx(
-        recall_score(targets, answers, average="macro")
-    )
-    # Specificities by hand: normal 5/6, osteopenia 5/7, osteoporosis 6/7.
-    assert metrics.macro_specificity(targets, probabilities) == pytest.approx((5 / 6 + 5 / 7 + 6 / 7) / 3)
-    assert metrics.accuracy(targets, probabilities) == pytest.approx(accuracy_score(targets, answers))
-    assert metrics.two_classes_off(targets, probabilities) == pytest.approx(0.1)
-    assert metrics.osteoporosis_auc(targets, probabilities) == pytest.approx(
-        roc_auc_score(targets == 2, probabilities[:, 2])
-    )
-
-
-def test_balanced_sets_obey_the_papers_identity() -> None:
-    # With equal class sizes macro specificity is (1 + accuracy)/2, as in all complete rows of the paper's Table II.
-    rng = np.random.default_rng(0)
-    targets, probabilities = np.repeat([0, 1, 2], 26), rng.dirichlet([1, 1, 1], 78)
-    accuracy = metrics.accuracy(targets, probabilities)
-    assert metrics.macro_specificity(targets, probabilities) == pytest.approx((1 + accuracy) / 2)
-
-
-def test_calibration_error_by_hand() -> None:
-    # Confidence 0.8, right in three of five: |0.6 − 0.8| = 0.2; and none for a reader who is right as often as he says.
-    probabilities = np.tile([0.8, 0.1, 0.1], (5, 1))
-    assert metrics.expected_calibration_error(np.array([0, 0, 0, 1, 2]), probabilities) == pytest.approx(0.2)
-    assert metrics.expected_calibration_error(np.array([0, 0, 0, 0, 2]), probabilities) == pytest.approx(0.0)
-
-
-def test_bootstrap_interval_covers_binomial_spread() -> None:
-    rng = np.random.default_rng(0)
-    targets = np.repeat([0, 1, 2], 100)
-    right = rng.random(300) < 0.7
-    answers = np.where(right, targets, (targets + 1) % 3)
-    found = metrics.evaluate(targets, np.eye(3)[answers] * 0.7 + 0.1, resamples=150)["balanced_accuracy"]
-    half_width = (found["high"] - found["low"]) / 2
-    assert half_width == pytest.approx(1.96 * math.sqrt(0.7 * 0.3 / 300), rel=0.2)
-    assert found["low"] < found["value"] < found["high"]
-
-
-# --- the HU-only reader and the choices -----------------------------------------------------------------------------
-
-
-def test_cumulative_logit_recovers_the_model_that_made_the_data() -> None:
-    rng = np.random.default_rng(0)
-    hu = rng.normal(150.0, 40.0, 20_000)
-    x = (hu - 150.0) / 40.0
-    noise = np.log(1.0 / rng.random(20_000) - 1.0)  # standard logistic
-    latent = 1.5 * x + noise
-    classes = np.where(latent > -0.3, 0, np.where(latent > -2.0, 1, 2))
-    fitted = baseline.fit_cumulative_logit(hu, classes)
-    assert fitted.slope == pytest.approx(1.5, abs=0.06)
-    assert fitted.cuts == pytest.approx((-0.3, -2.0), abs=0.06)
-    probabilities = fitted.probabilities(hu)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
-    oracle = LogisticRegression().fit(x[:, None], classes == 0).predict_proba(x[:, None])[:, 1]
-    np.testing.assert_allclose(probabilities[:, 0], oracle, atol=0.02)
-    assert np.isfinite(fitted.probabilities(np.array([np.nan]))).all()
-
-
-def test_hu_are_brought_to_120_kvp_by_the_published_factors() -> None:
-    hu, kvp = np.array([100.0, 100.0, 100.0]), np.array([100.0, 120.0, 140.0])
-    assert baseline.to_120_kvp(hu, kvp) == pytest.approx([92.7, 100.0, 105.3])
-
-
-def test_logit_scale_undoes_a_known_overconfidence() -> None:
-    rng = np.random.default_rng(0)
-    log_prior = np.log(PRIOR)
-    honest = rng.normal(0.0, 1.5, (6000, 3))
-    posterior = np.exp(honest + log_prior)
-    posterior /= posterior.sum(axis=1, keepdims=True)
-    classes = np.array([rng.choice(3, p=p) for p in posterior])
-    assert choose.fit_logit_scale(3.0 * honest, classes, log_prior, tau1=1.0) == pytest.approx(1 / 3, rel=0.06)
-
-
-def test_without_clear_evidence_theory_chooses_the_adjustment() -> None:
-    rng = np.random.default_rng(1)
-    classes = np.repeat([0, 1, 2], [50, 40, 10])
-    logits = np.eye(3)[classes] * 1.5 + rng.normal(0.0, 1.0, (100, 3))
-    prior = dict(zip(CLASS_ORDER, PRIOR, strict=True))
-    reading = choose.LogitReading(prior, (TScoreClass.OSTEOPOROSIS,), 1.0)
-    choice = choose.choose_adjustment(reading, logits, classes)
-    assert choice.adjustment == Adjustment("log_prior", 1.0, 1.0)
-    assert choice.candidates[choose.describe(choice.adjustment)] == pytest.approx(
-        recall_score(classes, logits.argmax(axis=1), average="macro")
-    )
-
-
-def test_a_clearly_better_adjustment_is_chosen() -> None:
-    # Logits that already hold the prior (tau1_train says they do not): taking nothing out is wrong here.
-    rng = np.random.default_rng(2)
-    classes = np.repeat([0, 1, 2], [500, 400, 100])
-    logits = np.eye(3)[classes] + rng.normal(0.0, 1.0, (1000, 3)) + 1.5 * np.log(PRIOR)
-    reading = choose.LogitReading(dict(zip(CLASS_ORDER, PRIOR, strict=True)), (TScoreClass.OSTEOPOROSIS,), 1.0)
-    assert choose.choose_adjustment(reading, logits, classes).adjustment != Adjustment("log_prior", 1.0, 1.0)
 
 
 # --- cached crops ---------------------------------------------------------------------------------------------------
@@ -319,7 +215,7 @@ def test_demonstration_writes_weights_that_load_and_a_card_that_tells_all(
     assert "simulated" in card.trained_on
     network = weights.load_network(card, tmp_path / "out" / card.file)
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    reading = choose.LogitReading(card.class_prior, card.minority_classes, card.tau1_train)
+    reading = choice.LogitReading(card.class_prior, card.minority_classes, card.tau1_train)
     answers = reading.probabilities(loop.network_logits(network, sets["test"]), card.default_adjustment)
     told = evaluation["test"]["metrics"]["balanced_accuracy"]["value"]
     assert told == pytest.approx(metrics.balanced_accuracy(sets["test"].classes, answers))

@@ -28,6 +28,11 @@ def standardised_crop(case: L1Case, preprocessing: Preprocessing) -> NDArray[np.
 
     Voxels outside the CT, and outside L1 if `preprocessing.masked`, have the window's lower end (0).
     """
+    return as_input(crop_hu(case, preprocessing), preprocessing)
+
+
+def crop_hu(case: L1Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The crop in HU before it is scaled, shape (z, y, x), clipped to the window; outside as in `standardised_crop`."""
     low, high = preprocessing.window_hu
     target = crop_geometry(case, preprocessing)
     reference = to_image(np.zeros(target.shape_zyx, np.uint8), target)
@@ -39,7 +44,13 @@ def standardised_crop(case: L1Case, preprocessing: Preprocessing) -> NDArray[np.
         mask = to_image(case.mask_zyx.astype(np.float32), case.ct.geometry)
         inside = sitk.GetArrayFromImage(sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkLinear, 0.0))
         crop = np.where(inside >= 0.5, crop, np.float32(low))
-    scaled = np.clip((crop - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    return np.asarray(crop, np.float32)
+
+
+def as_input(hu_zyx: NDArray[np.float32], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """HU on the crop's grid as the network's input, shape (channels, z, y, x), values 0 to 1 over the window."""
+    low, high = preprocessing.window_hu
+    scaled = np.clip((hu_zyx - low) / (high - low), 0.0, 1.0).astype(np.float32)
     return np.repeat(scaled[np.newaxis], preprocessing.channels, axis=0)  # (channels, z, y, x)
 
 

@@ -6,7 +6,7 @@ process, at once, and hands the small `L1Case` to a worker for the network (docs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -87,11 +87,18 @@ def prepare(
 
     level: as for `predict`; its doubts, confirmed or not, become warnings.
     """
-    vertebra = level.used_as if level else "L1"
     progress("Checking the CT", 0.05)
     quality = [*notes, *check_hounsfield(ct), *check_slices(ct), *tscore.scope_notes(ct.acquisition)]
-    progress(f"Checking {vertebra}", 0.15)
-    mask, mask_notes = l1_mask.check(mask, vertebra)
+    progress(f"Checking {level.used_as if level else 'L1'}", 0.15)
+    return cut_out(ct, mask, quality, level)
+
+
+def cut_out(ct: CTVolume, mask: L1Mask, quality: Sequence[QualityNote] = (), level: LevelChoice | None = None) -> L1Case:
+    """Judge the mask, and cut CT and mask to L1's neighbourhood. Raises InputRefused.
+
+    The CT is taken as judged: `prepare` does that for a patient's, the simulator answers for its own.
+    """
+    mask, mask_notes = l1_mask.check(mask, level.used_as if level else "L1")
     start, size = _neighbourhood(mask)
     block = cut_ct(ct, start, size)
     check_finite(block)

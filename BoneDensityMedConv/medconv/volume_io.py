@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medconv.dicom_series import find_series, read_series
 from medconv.dicom_tags import acquisition_from_tags
 from medconv.grid import geometry_of, to_image
-from medconv.types import CTVolume, ImageGeometry, InputRefused
+from medconv.types import CTVolume, ImageGeometry, Index3, InputRefused
 
 SIMULATED_MARK = "medconv simulated CT"  # stands in NIfTI's description field of every CT that medconv made itself
 
@@ -54,6 +54,22 @@ def read_ct(path: str | Path, series_uid: str | None = None) -> CTVolume:
         is_simulated=SIMULATED_MARK in description,
         keep_alive=image,
     )
+
+
+def check_file(path: str | Path) -> Index3:
+    """Refuse what can be told without reading the voxels; returns the volume's size (x, y, z).
+
+    Raises InputRefused as `read_ct` does for what is missing, damaged, cut off, no single volume, or of no or several
+    series. Of a DICOM series, z is the number of its files.
+    """
+    path = _existing(path)
+    files = find_series(path).files if path.is_dir() else (str(path),)
+    reader = _reader(Path(files[0]))
+    if path.is_file():
+        _check_volume(reader, path)
+        _check_complete(path, _tags(reader))
+    size = reader.GetSize()
+    return int(size[0]), int(size[1]), len(files) if path.is_dir() else int(size[2])
 
 
 def read_labels(path: str | Path) -> tuple[NDArray[Any], ImageGeometry, object]:

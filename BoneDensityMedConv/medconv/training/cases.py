@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medconv.simulate.cohort import CohortModel
-from medconv.types import TScoreClass
+from medconv.types import QualityNote, TScoreClass
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLIT_NAMES = (TRAIN, VALIDATION, TEST)
@@ -41,11 +41,21 @@ class LabelledCase:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A CT or a row of the label sheet that is not in the cohort: its id, a stable code, and why in words."""
+
+    case_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Cohort:
     """Labelled cases, in the order of their ids. `model` and `truth` are there for simulated cohorts only.
 
     truth: hidden variables by case id, as the simulator's truth sheet has them ("signal" is z).
     reference: what the labels were measured with ("DXA", "QCT", "simulated"), for every figure that is reported.
+    left_out: what the folder or the sheet holds beyond the cases. notes: how something was read.
     """
 
     name: str
@@ -53,6 +63,8 @@ class Cohort:
     reference: str = "DXA"
     model: CohortModel | None = None
     truth: Mapping[str, Mapping[str, Any]] | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[QualityNote, ...] = ()
 
     def part(self, split: str) -> tuple[LabelledCase, ...]:
         """The cases of one split."""

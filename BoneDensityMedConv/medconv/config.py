@@ -34,12 +34,16 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A 3D ResNet-50 after timm's `resnet50.a1_in1k`; `width` 64 is the original, smaller is slimmer."""
+    """A 3D ResNet after timm's, by default `resnet50.a1_in1k`; `width` 64 is the original, smaller is slimmer.
+
+    head: how class logits are read from the last layer's outputs (`network.READINGS`).
+    """
 
     name: str = "resnet50"
     width: int = 64
     in_channels: int = 1
     num_classes: int = 3
+    head: str = "classes"
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,53 @@
-"""MedConv's backbone: a 3D ResNet-50 with the parameter names of timm (and timm_3d) `resnet50.a1_in1k`.
+"""MedConv's backbone: 3D ResNets with the parameter names of timm and timm_3d; the paper's is `resnet50.a1_in1k`.
 
 He et al. 2016, "Deep residual learning", with the stride in the 3x3x3 convolution of a bottleneck. The same names let
-weights of the authors' `timm_3d` model load strictly, and vice versa. Import this module only where torch is needed.
+weights of the authors' `timm_3d` models load strictly, and vice versa. Import this module only where torch is needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medconv.config import Architecture
 
-STAGE_DEPTHS = {"resnet50": (3, 4, 6, 3)}
-EXPANSION = 4
+# T-scores that part the WHO classes (tscore.py has the rules): normal | osteopenia | osteoporosis.
+OSTEOPENIA_BELOW, OSTEOPOROSIS_UP_TO = -1.0, -2.5
+# e^-6 .. e^6: a spread of 0.05 to 20 T-scores; beyond, a network that starts badly gives infinities.
+LOG_VARIANCE_RANGE = (-6.0, 6.0)
+
+
+class BasicBlock(nn.Module):
+    """3x3x3 (with the stride), 3x3x3, plus the shortcut: the block of ResNet-18 and -34."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm3d(channels)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm3d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
 class Bottleneck(nn.Module):
     """1x1x1 reduce, 3x3x3 (with the stride), 1x1x1 expand, plus the shortcut."""
 
+    expansion = 4
+
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        out_channels = channels * EXPANSION
+        out_channels = channels * self.expansion
         self.conv1 = nn.Conv3d(in_channels, channels, 1, bias=False)
         self.bn1 = nn.BatchNorm3d(channels)
         self.conv2 = nn.Conv3d(channels, channels, 3, stride, padding=1, bias=False)
@@ -27,11 +55,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv3d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm3d(out_channels)
-            )
+        self.downsample = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -40,10 +64,26 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class ResNet3D(nn.Module):
-    """3D ResNet with `width` channels after the stem; input (N, C, z, y, x), output logits (N, classes)."""
+Block = type[BasicBlock] | type[Bottleneck]
+STAGES: Mapping[str, tuple[Block, tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
 
-    def __init__(self, depths: tuple[int, ...], width: int, in_channels: int, num_classes: int) -> None:
+
+class ResNet3D(nn.Module):
+    """3D ResNet with `width` channels after the stem; input (N, C, z, y, x), output (N, outputs).
+
+    reading: turns the last layer's outputs into class logits; None hands them over as they are.
+    """
+
+    def __init__(
+        self, block: Block, depths: tuple[int, ...], width: int, in_channels: int, outputs: int,
+        reading: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.conv1 = nn.Conv3d(in_channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
@@ -52,12 +92,13 @@ class ResNet3D(nn.Module):
         channels = width
         for stage, depth in enumerate(depths):
             blocks = []
-            for block in range(depth):
-                blocks.append(Bottleneck(channels, width * 2**stage, stride=2 if stage and not block else 1))
-                channels = width * 2**stage * EXPANSION
+            for index in range(depth):
+                blocks.append(block(channels, width * 2**stage, stride=2 if stage and not index else 1))
+                channels = width * 2**stage * block.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.num_stages = len(depths)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(channels, outputs)
+        self.reading = reading
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -66,17 +107,72 @@ class ResNet3D(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, width, z/4, y/4, x/4)
         for stage in range(self.num_stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
-        return x  # (N, 32·width, z/32, y/32, x/32)
+        return x  # (N, 8·expansion·width, z/32, y/32, x/32)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.forward_features(x).mean(dim=(2, 3, 4))  # (N, 32·width)
-        logits: Tensor = self.fc(features)  # (N, classes)
-        return logits
+        features = self.forward_features(x).mean(dim=(2, 3, 4))  # (N, 8·expansion·width)
+        outputs: Tensor = self.fc(features)  # (N, outputs)
+        return outputs if self.reading is None else self.reading(outputs)  # (N, classes)
+
+
+def corn_log_posterior(outputs: Tensor) -> Tensor:
+    """log p of the three classes from CORN's two conditional tasks (Shi, Cao and Raschka 2023).
+
+    outputs: (N, 2), logits of "below normal" and of "osteoporosis, if below normal". Returns (N, 3).
+    """
+    below, worse = outputs.unbind(dim=1)
+    no, yes = F.logsigmoid(-below), F.logsigmoid(below)
+    return torch.stack([no, yes + F.logsigmoid(-worse), yes + F.logsigmoid(worse)], dim=1)
+
+
+def normal_log_posterior(outputs: Tensor) -> Tensor:
+    """log p of the three classes for a T-score that is Normal(mean, e^log_variance), cut at −1 and −2.5.
+
+    outputs: (N, 2), mean and log-variance. Returns (N, 3), finite and with finite gradients far out in the tails:
+    log(Φ(b) − Φ(a)) is taken on the side where Φ is small, and as log Φ(b) + log(1 − e^(log Φ(a) − log Φ(b))).
+    """
+    exact = outputs.cpu() if outputs.device.type == "mps" else outputs  # MPS has no double precision
+    mean, log_variance = exact.double().unbind(dim=1)
+    spread = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
+    upper, lower = (OSTEOPENIA_BELOW - mean) / spread, (OSTEOPOROSIS_UP_TO - mean) / spread
+    mirrored = lower + upper > 0
+    high, low = torch.where(mirrored, -lower, upper), torch.where(mirrored, -upper, lower)
+    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    between = log_high + torch.log(-torch.expm1(log_low - log_high))
+    log_p = [torch.special.log_ndtr(-upper), between, torch.special.log_ndtr(lower)]
+    return torch.stack(log_p, dim=1).to(outputs)
+
+
+def first_three(outputs: Tensor) -> Tensor:
+    """The class logits of outputs (N, 4) whose last is a T-score."""
+    return outputs[:, :3]
+
+
+# Head → number of outputs, and how class logits (N, 3) are read from them.
+READINGS: Mapping[str, tuple[int, Callable[[Tensor], Tensor] | None]] = {
+    "classes": (3, None),
+    "one_vs_rest": (3, F.logsigmoid),
+    "corn": (2, corn_log_posterior),
+    "heteroscedastic": (2, normal_log_posterior),
+    "joint": (4, first_three),
+}
 
 
 def build_network(architecture: Architecture) -> nn.Module:
-    """The network with fresh weights. Raises ValueError for an architecture that isn't known."""
-    if architecture.name not in STAGE_DEPTHS:
-        raise ValueError(f"unknown architecture '{architecture.name}', expected one of {sorted(STAGE_DEPTHS)}")
-    depths = STAGE_DEPTHS[architecture.name]
-    return ResNet3D(depths, architecture.width, architecture.in_channels, architecture.num_classes)
+    """The network with fresh weights, giving class logits. Raises ValueError for an architecture that isn't known."""
+    if architecture.name not in STAGES:
+        raise ValueError(f"unknown architecture '{architecture.name}', expected one of {sorted(STAGES)}")
+    if architecture.head not in READINGS:
+        raise ValueError(f"unknown head '{architecture.head}', expected one of {sorted(READINGS)}")
+    block, depths = STAGES[architecture.name]
+    outputs, reading = READINGS[architecture.head]
+    if architecture.head == "classes":
+        outputs = architecture.num_classes
+    return ResNet3D(block, depths, architecture.width, architecture.in_channels, outputs, reading)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """None where the input can be added as it is."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm3d(out_channels))

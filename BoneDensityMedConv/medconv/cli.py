@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medconv import RESEARCH_USE_ONLY, __version__
 from medconv.command_line import Commands, add_compare, add_predict, add_segment, add_segmenters
+from medconv.simulate_command import add_simulate
 from medconv.types import MedConvError, UsageError
 
 
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add_segment(commands)
     add_compare(commands)
     add_segmenters(commands)
+    add_simulate(commands)
     _add_panel(commands)
     _add_weights(commands)
     _add_bench(commands)
@@ -136,6 +138,7 @@ def _add_bench(commands: Commands) -> None:
     p.add_argument("--segmentation", action="store_true", help="our worker against the plain TotalSegmentator command")
     p.add_argument("--weights-folder", type=Path, metavar="DIR", help="TotalSegmentator's weights for --segmentation")
     p.add_argument("--widen", type=int, default=1, metavar="N", help="without them: N x the demonstration's channels")
+    p.add_argument("--loader", type=Path, metavar="COHORT", help="feeding from cached crops against reading each CT")
     p.set_defaults(run=_bench)
 
 
@@ -144,6 +147,10 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.slices < MINIMUM_SLICES or options.repeats < 1:
         raise UsageError("bench_too_small", "The bench needs a whole L1.", f"Give --slices {MINIMUM_SLICES} or more.")
+    if options.loader:
+        from medconv.training.loader_bench import run_loader_bench
+
+        return run_loader_bench(options.loader, options.repeats, options.out)
     if options.segmentation:
         from medconv.segmentation_bench import run_segmentation_bench
 

@@ -22,6 +22,11 @@ from medconv.types import FloatArray, TScoreClass
 FEATURES = ("density", "texture", "cortex", "size")
 DEFAULT_SHARES: Mapping[str, float] = {"density": 0.67, "texture": 0.13, "cortex": 0.15, "size": 0.05}
 WHO_LIMITS = (-2.5, -1.0)  # osteoporosis up to the first, normal from the second (WHO TRS 843, 1994)
+CLASS_RANGES: Mapping[TScoreClass, tuple[float, float]] = {
+    TScoreClass.NORMAL: (WHO_LIMITS[1], math.inf),
+    TScoreClass.OSTEOPENIA: WHO_LIMITS,
+    TScoreClass.OSTEOPOROSIS: (-math.inf, WHO_LIMITS[0]),
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class BayesCeiling:
 
     balanced_accuracy: float
     auc_osteoporosis: float
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -92,19 +98,34 @@ class CohortModel:
         low, high = (_normal_cdf((limit - r * signal) / spread) for limit in standard_limits)
         return np.stack([1.0 - high, high - low, low], axis=-1)
 
-    def bayes_ceiling(self, steps: int = 20001) -> BayesCeiling:
-        """By integration over z (trapezoid rule over ±8 SD)."""
+    def bayes_ceiling(self, steps: int = 20001, prior: Mapping[TScoreClass, float] | None = None) -> BayesCeiling:
+        """By integration over z (trapezoid rule over ±8 SD).
+
+        prior: the classes' shares among those who are tested, where they differ from the population's (a test set with
+        as many of each class): within a class patients are as they are.
+        """
         z = np.linspace(-8.0, 8.0, steps)
         weight = np.exp(-0.5 * z**2)
         weight /= weight.sum()
         posterior = self.class_given_signal(z)  # (steps, 3)
-        prior = weight @ posterior
-        balanced_accuracy = float(weight @ (posterior / prior).max(axis=1)) / 3.0
+        own_prior = weight @ posterior
+        balanced_accuracy = float(weight @ (posterior / own_prior).max(axis=1)) / 3.0
+        asked = own_prior if prior is None else np.array([prior[t_class] for t_class in TScoreClass])
+        joint = weight[:, np.newaxis] * posterior * (asked / own_prior)  # of z and class, (steps, 3)
         # AUC = P(a patient with osteoporosis has the lower z); osteoporosis' probability falls strictly with z.
-        with_disease = weight * posterior[:, 2] / prior[2]
-        without = weight * (1.0 - posterior[:, 2]) / (1.0 - prior[2])
+        with_disease = joint[:, 2] / joint[:, 2].sum()
+        without = joint[:, :2].sum(axis=1) / joint[:, :2].sum()
         above = 1.0 - np.cumsum(without) + 0.5 * without
-        return BayesCeiling(balanced_accuracy, float(with_disease @ above))
+        return BayesCeiling(balanced_accuracy, float(with_disease @ above), float(joint.max(axis=1).sum()))
+
+
+def t_score_within(model: CohortModel, t_class: TScoreClass, rng: np.random.Generator) -> float:
+    """A random T-score of that class: the model's distribution between the class's limits, by drawing again."""
+    low, high = CLASS_RANGES[t_class]
+    while True:
+        t_score = model.t_score_mean + model.t_score_sd * float(rng.standard_normal())
+        if low < t_score < high:
+            return t_score
 
 
 def _normal_cdf(x: FloatArray | float) -> FloatArray:

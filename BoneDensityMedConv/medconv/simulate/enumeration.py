@@ -59,7 +59,16 @@ def find_variant(name: str) -> Variant:
 
 def draw_curve(rng: np.random.Generator, variant: Variant) -> dict[str, float]:
     """Tilt of every level and of the sacrum, degrees, from above to below; one spine is straighter than another."""
-    factor = float(np.clip(1.0 + CURVATURE_SPREAD * rng.standard_normal(), 0.5, 1.5))
+    return curve_of(variant, draw_curvature(rng))
+
+
+def draw_curvature(rng: np.random.Generator) -> float:
+    """The factor on all angles of one person's spine."""
+    return float(np.clip(1.0 + CURVATURE_SPREAD * rng.standard_normal(), 0.5, 1.5))
+
+
+def curve_of(variant: Variant, factor: float) -> dict[str, float]:
+    """Tilt of every level and of the sacrum, degrees, of a spine that is curved `factor` times as usual."""
     lumbar = variant.levels[len(THORACIC) :]
     # With one vertebra more or fewer, the same lordosis is shared by those there are.
     places = np.linspace(0.0, 4.0, len(lumbar))

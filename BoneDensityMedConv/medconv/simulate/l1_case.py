@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from medconv.simulate.cohort import CohortModel
-from medconv.simulate.patient import draw_patient
+from medconv.simulate.patient import Patient, draw_patient
+from medconv.simulate.person import Person
 from medconv.simulate.rendering import PixelGrid, interpolation, render_ct, upsample
 from medconv.simulate.scan import Scan, draw_scan
 from medconv.simulate.soft_tissue import sample_soft_tissue
-from medconv.simulate.spine import BoneField, CoarseGrid, bounds, place_spine, rotation, sample_bone
+from medconv.simulate.spine import BoneField, CoarseGrid, PlacedVertebra, bounds, place_spine, rotation, sample_bone
+from medconv.simulate.stopwatch import Stopwatch
 from medconv.types import BoolArray, CTVolume, FloatArray, L1Case
 
 COARSE_STEP_MM = 1.75
@@ -44,20 +48,47 @@ def simulate_l1_case(
     scan = scan or drawn
     pose = rotation(*(sd * float(v) for sd, v in zip(POSE_SD_DEG, rng.standard_normal(3), strict=True)))
     spine = place_spine(patient, pose, NEIGHBOURS)
+    case = _scanned(patient, scan, spine, (rng, rng), perfect_mask, margin_mm)
+    return case, patient.truth(scan)
+
+
+def person_l1_case(
+    person: Person, *, perfect_mask: bool = False, margin_mm: float = 7.0, watch: Stopwatch | None = None
+) -> L1Case:
+    """L1's neighbourhood of one person of a cohort, as `simulate_l1_case` shows it."""
+    streams = person.stream("tissue"), person.stream("mask")
+    return _scanned(person.patient, person.scan, person.spine(NEIGHBOURS), streams, perfect_mask, margin_mm, watch)
+
+
+def _scanned(
+    patient: Patient,
+    scan: Scan,
+    spine: Sequence[PlacedVertebra],
+    streams: tuple[np.random.Generator, np.random.Generator],
+    perfect_mask: bool,
+    margin_mm: float,
+    watch: Stopwatch | None = None,
+) -> L1Case:
+    """The case of a spine in its pose; `streams` are those of the tissue and of the mask's errors."""
+    rng, of_mask = streams
+    watch = watch or Stopwatch()
     low, high = bounds(spine[NEIGHBOURS.index("L1")], margin_mm)
     edge = np.array([2.0, 2.0, 2.0 + 2.0 * scan.slice_thickness_mm])
     grid = CoarseGrid.covering(low - edge, high + edge, COARSE_STEP_MM)
     bone = sample_bone(grid, spine, patient, scan, rng)
     soft = sample_soft_tissue(grid, spine, scan, rng, with_organs=False)
+    watch.lap("anatomy")
     spacing = np.array([scan.in_plane_spacing_mm, scan.in_plane_spacing_mm, scan.slice_increment_mm])
     shift = rng.uniform(-0.5, 0.5, 3) * spacing  # where the grid happens to lie
     low, high = _extent(bone, np.maximum(margin_mm, 2.5 * spacing + 1.5))
     pixels = PixelGrid.covering(low + shift, high + shift, scan)
     hu = render_ct(bone, soft, pixels, scan, rng)
-    mask = _true_mask(bone, pixels) if perfect_mask else _segmented_mask(bone, pixels, rng)
+    watch.lap("scan")
+    mask = _true_mask(bone, pixels) if perfect_mask else _segmented_mask(bone, pixels, of_mask)
+    watch.lap("mask")
     geometry = pixels.geometry(scan)
     ct = CTVolume(hu, geometry, scan.acquisition(), source="simulated L1", is_simulated=True)
-    return as_case(ct, mask), patient.truth(scan)
+    return as_case(ct, mask)
 
 
 def as_case(ct: CTVolume, mask_zyx: BoolArray) -> L1Case:

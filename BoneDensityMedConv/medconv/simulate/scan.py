@@ -24,6 +24,14 @@ IN_PLANE_SPACING_MM = (0.6, 1.0)
 NOISE_HU = 11.0  # SD at 3 mm slices, soft kernel, usual dose in a patient of usual size
 NOISE_SPREAD = 0.35  # SD of the logarithm: dose and patient size together
 NOISE_LIMIT_HU = 90.0
+# Dose and patient size as named variables (`noise_hu`): together they spread noise as NOISE_SPREAD does. Noise falls
+# with the root of dose (photon statistics) and rises with the root of what water attenuates, e^(0.19/cm · diameter)
+# (NIST, 66 keV), of which the tube current's modulation takes half; that half, and the spreads, are our assumption.
+DIAMETER_CM = (25.5, 2.5)  # water-equivalent diameter of the trunk, mean and SD
+DIAMETER_RANGE_CM = (20.0, 31.0)
+DOSE_SPREAD = 0.65  # SD of the logarithm of relative dose, 1 being usual
+WATER_PER_CM = 0.19
+MODULATION = 0.5
 NOISE_BY_KVP = {80.0: 1.3, 100.0: 1.12, 120.0: 1.0, 140.0: 0.94}
 
 
@@ -94,6 +102,22 @@ def expected_noise_hu(kvp: float, thickness_mm: float, kernel: str) -> float:
     """SD of the noise at usual dose: ∝ 1/sqrt(thickness) (photon statistics), louder with sharper kernels."""
     by_voltage = float(np.interp(kvp, sorted(NOISE_BY_KVP), [NOISE_BY_KVP[v] for v in sorted(NOISE_BY_KVP)]))
     return NOISE_HU * by_voltage * math.sqrt(3.0 / thickness_mm) * physics.kernel(kernel).noise_factor
+
+
+def draw_diameter_cm(rng: np.random.Generator) -> float:
+    """A random water-equivalent diameter of the trunk."""
+    return float(np.clip(DIAMETER_CM[0] + DIAMETER_CM[1] * rng.standard_normal(), *DIAMETER_RANGE_CM))
+
+
+def draw_relative_dose(rng: np.random.Generator) -> float:
+    """A random tube dose, 1 being usual."""
+    return float(np.exp(DOSE_SPREAD * rng.standard_normal()))
+
+
+def noise_hu(kvp: float, thickness_mm: float, kernel: str, relative_dose: float, diameter_cm: float) -> float:
+    """SD of the noise in a patient of that size at that dose, at most NOISE_LIMIT_HU."""
+    by_size = math.exp(0.5 * WATER_PER_CM * (1.0 - MODULATION) * (diameter_cm - DIAMETER_CM[0]))
+    return min(expected_noise_hu(kvp, thickness_mm, kernel) * by_size / math.sqrt(relative_dose), NOISE_LIMIT_HU)
 
 
 def _choose(rng: np.random.Generator, shares: dict[_Choice, float]) -> _Choice:

@@ -1,0 +1,67 @@
+"""Simulated patients in parallel processes, one thread each; Ctrl-C ends them all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from medconv.simulated_cohort import Job, run_job
+from medconv.types import MissingRequirement
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[Mapping[str, float]]:
+    """Do all jobs, in any order; yields each one's CPU seconds by stage.
+
+    Raises MissingRequirement if a process is killed from outside, which is what a system without memory does.
+    """
+    if workers == 1 or len(jobs) < 2:
+        yield from (run_job(job) for job in jobs)
+        return
+    # "spawn": a forked child of a process that has used torch or OpenMP can hang.
+    context = multiprocessing.get_context("spawn")
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _leave_interrupts_to_the_parent)
+        futures = [pool.submit(run_job, job) for job in jobs]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise MissingRequirement(
+            "simulation_killed",
+            "A simulating process was killed, most likely because memory ran out.",
+            "Start the same command again with fewer --workers; it goes on where it was.",
+        ) from error
+    finally:
+        children = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        if any(not future.done() for future in futures):
+            for child in children:
+                child.terminate()
+        for child in children:
+            child.join()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """The parallelism is over patients; numpy reads these when it is loaded, in the child."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

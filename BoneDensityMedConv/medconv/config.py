@@ -37,6 +37,7 @@ class Architecture:
     """A 3D ResNet after timm's, by default `resnet50.a1_in1k`; `width` 64 is the original, smaller is slimmer.
 
     head: how class logits are read from the last layer's outputs (`network.READINGS`).
+    texture: the network derives a second input from the first, the local unevenness of bone (`network.local_spread`).
     """
 
     name: str = "resnet50"
@@ -44,6 +45,7 @@ class Architecture:
     in_channels: int = 1
     num_classes: int = 3
     head: str = "classes"
+    texture: bool = False
 
 
 @dataclass(frozen=True)

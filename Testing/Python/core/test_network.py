@@ -3,11 +3,12 @@
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
 from medconv.config import Architecture
-from medconv.network import build_network
+from medconv.network import build_network, local_spread
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,22 @@ def test_width_slims_the_network_by_its_square():
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ValueError, match="resnet51"):
         build_network(Architecture(name="resnet51"))
+
+
+def test_local_spread_is_the_sd_of_neighbours_within_l1() -> None:
+    rng = np.random.default_rng(4)
+    crop = np.zeros((7, 8, 9), np.float32)
+    crop[1:6, 2:7, 2:8] = 0.3 + 0.02 * rng.standard_normal((5, 5, 6), dtype=np.float32)
+    spread = local_spread(torch.from_numpy(crop)[None, None])[0, 0].numpy()
+    for z, y, x in ((3, 4, 5), (1, 2, 2), (5, 6, 7)):  # inside, and at corners of L1
+        around = crop[max(z - 1, 0) : z + 2, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        assert spread[z, y, x] == pytest.approx(around[around > 0].std() / 0.08, rel=1e-3)
+    assert spread[0, 0, 0] == 0.0  # outside L1
+    assert spread.max() <= 1.0
+
+
+def test_a_network_with_texture_takes_the_same_crop_and_has_a_wider_stem() -> None:
+    network = build_network(Architecture(width=4, texture=True)).eval()
+    assert network.conv1.weight.shape[1] == 2
+    crop = torch.rand(2, 1, 24, 24, 24)
+    assert network(crop).shape == (2, 3)

@@ -34,7 +34,7 @@ def read_case(case: LabelledCase, is_simulated: bool = False) -> L1Case:
 
 def judge_case(case: LabelledCase, ct: CTVolume, is_simulated: bool = False) -> L1Case:
     """As `read_case`, with the CT read already."""
-    ct = _with_kvp(ct, case.kvp)
+    ct = with_kvp(ct, case.kvp)
     if case.mask is None:
         ct, mask = l1_alone(ct)
         check_slices(ct)
@@ -113,7 +113,7 @@ def _read_mask(case: LabelledCase, ct: CTVolume) -> L1Mask:
         raise InputRefused(error.code, error.message, remedy) from error
 
 
-def _with_kvp(ct: CTVolume, kvp: float | None) -> CTVolume:
+def with_kvp(ct: CTVolume, kvp: float | None) -> CTVolume:
     """The CT with the sheet's tube voltage where the file tells none. Raises InputRefused if the two differ."""
     own: Any = ct.acquisition.kvp
     if kvp is None or (own is not None and abs(own - kvp) <= KVP_TOLERANCE):

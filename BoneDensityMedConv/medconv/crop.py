@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medconv.config import Preprocessing
 from medconv.grid import to_image
 from medconv.mineral import to_voltage
-from medconv.types import ImageGeometry, L1Case
+from medconv.types import Acquisition, ImageGeometry, L1Case, QualityNote, Severity
 
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
@@ -60,6 +60,30 @@ def _at_reference(case: L1Case, preprocessing: Preprocessing) -> NDArray[Any]:
         return case.ct.array_zyx
     factor = to_voltage(case.ct.acquisition.kvp, preprocessing.reference_kvp)
     return case.ct.array_zyx if factor == 1.0 else case.ct.array_zyx * np.float32(factor)
+
+
+def voltage_notes(acquisition: Acquisition, preprocessing: Preprocessing) -> list[QualityNote]:
+    """What bringing the network's input to another tube voltage, or not being able to, means for the answer."""
+    reference, kvp = preprocessing.reference_kvp, acquisition.kvp
+    if reference is None or (kvp is not None and to_voltage(kvp, reference) == 1.0):
+        return []
+    if kvp is None:
+        return [
+            QualityNote(
+                "network_voltage_assumed",
+                Severity.WARNING,
+                f"MedConv took this CT for one of {reference:g} kVp, because its tube voltage is unknown: at 100 kVp "
+                f"bone would look {to_voltage(reference, 100.0) - 1.0:.0%} denser to it than it is.",
+            )
+        ]
+    return [
+        QualityNote(
+            "network_voltage_corrected",
+            Severity.INFO,
+            f"MedConv saw HU times {to_voltage(kvp, reference):.2f}: what mineral attenuates at {reference:g} kVp, "
+            f"against {kvp:g} kVp here. The HU that are shown are as scanned.",
+        )
+    ]
 
 
 def crop_geometry(case: L1Case, preprocessing: Preprocessing) -> ImageGeometry:

@@ -93,7 +93,9 @@ def prepare(
     return cut_out(ct, mask, quality, level)
 
 
-def cut_out(ct: CTVolume, mask: L1Mask, quality: Sequence[QualityNote] = (), level: LevelChoice | None = None) -> L1Case:
+def cut_out(
+    ct: CTVolume, mask: L1Mask, quality: Sequence[QualityNote] = (), level: LevelChoice | None = None
+) -> L1Case:
     """Judge the mask, and cut CT and mask to L1's neighbourhood. Raises InputRefused.
 
     The CT is taken as judged: `prepare` does that for a patient's, the simulator answers for its own.
@@ -150,14 +152,15 @@ def measure(
     _stop_if(is_cancelled)
     cropped_at = perf_counter()
     progress("Running MedConv", 0.5)
-    logits, device_notes = model.run(network_input)
+    logits, network_notes = model.run(network_input)
+    network_notes += crop.voltage_notes(case.ct.acquisition, model.card.preprocessing)
     _stop_if(is_cancelled)
     timing = {
         "attenuation": measured_at - started,
         "crop": cropped_at - measured_at,
         "network": perf_counter() - cropped_at,
     }
-    return Measured(core, logits, (*fit_notes, *core_notes, *device_notes), model.device, timing)
+    return Measured(core, logits, (*fit_notes, *core_notes, *network_notes), model.device, timing)
 
 
 def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adjustment) -> Prediction:

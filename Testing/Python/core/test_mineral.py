@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medconv.config import Preprocessing
-from medconv.crop import standardised_crop
+from medconv.crop import standardised_crop, voltage_notes
 from medconv.mineral import hu_per_mg_ha, to_voltage
 from medconv.simulate.l1_case import simulate_l1_case
 from medconv.types import Acquisition
@@ -36,3 +36,14 @@ def test_the_crop_is_brought_to_the_reference_voltage() -> None:
         standardised_crop(at_100, replace(plain, reference_kvp=120.0)), standardised_crop(scaled, plain)
     )
     np.testing.assert_array_equal(standardised_crop(at_100, plain), standardised_crop(case, plain))
+
+
+def test_the_reader_is_told_what_voltage_the_network_saw() -> None:
+    at_120 = Preprocessing(reference_kvp=120.0)
+    assert voltage_notes(Acquisition(kvp=120.0), at_120) == []
+    assert voltage_notes(Acquisition(kvp=None), Preprocessing()) == []
+    (corrected,) = voltage_notes(Acquisition(kvp=100.0), at_120)
+    assert corrected.code == "network_voltage_corrected"
+    assert "times 0.87" in corrected.message  # 1.45 / 1.66
+    (assumed,) = voltage_notes(Acquisition(kvp=None), at_120)
+    assert "14% denser" in assumed.message  # 1.66 / 1.45

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medconv import RESEARCH_USE_ONLY, __version__
 from medconv.command_line import Commands, add_compare, add_predict, add_segment, add_segmenters
+from medconv.explain_command import add_explain
 from medconv.simulate_command import add_simulate
 from medconv.types import MedConvError, UsageError
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"medconv {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_predict(commands)
+    add_explain(commands)
     add_segment(commands)
     add_compare(commands)
     add_segmenters(commands)

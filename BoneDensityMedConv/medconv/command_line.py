@@ -17,6 +17,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_predict(commands: Commands) -> None:
     p = commands.add_parser("predict", help="one CT to result.json, report.html and pictures; L1 is found or given")
+    add_prediction_options(p)
+    p.set_defaults(run=_predict)
+
+
+def add_prediction_options(p: argparse.ArgumentParser) -> None:
+    """What predict and explain take: the CT, where L1 comes from, weights, adjustment, folder."""
     _add_ct(p)
     p.add_argument("--mask", type=Path, metavar="FILE", help="label map that holds L1, instead of a segmenter")
     p.add_argument("--label", type=int, metavar="N", help="L1's label: 31 TotalSegmentator, 20 VerSe/CTSpine1K")
@@ -32,7 +38,6 @@ def add_predict(commands: Commands) -> None:
     p.add_argument("--tau1", type=float, metavar="X", help="temperature of the majority classes ('temperature' only)")
     p.add_argument("--tau2", type=float, metavar="X", help="see the chosen adjustment in the user guide")
     p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
-    p.set_defaults(run=_predict)
 
 
 def add_segment(commands: Commands) -> None:

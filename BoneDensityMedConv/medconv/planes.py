@@ -6,7 +6,7 @@ Radiological display: the patient's right is on the viewer's left; in the sagitt
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,18 @@ class Region:
     fill_opacity: float = FILL_OPACITY
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """What is laid over the pictures in colour: values (z, y, x) on their own grid, 0 outside it.
+
+    colours: values of shape (rows, columns) to red, green, blue (0 to 255) and opacity (0 to 1): (rows, columns, 4).
+    """
+
+    values_zyx: NDArray[np.float32]
+    geometry: ImageGeometry
+    colours: Callable[[FloatArray], FloatArray]
+
+
 def render_planes(ct: CTVolume, case: L1Case) -> dict[str, NDArray[np.uint8]]:
     """RGB pictures, shape (rows, columns, 3), of the three planes through the vertebra's centre, by plane name.
 
@@ -52,15 +64,24 @@ def render_planes(ct: CTVolume, case: L1Case) -> dict[str, NDArray[np.uint8]]:
     return render_regions(ct, case.center_lps_mm, [Region(case.mask_zyx, case.ct.geometry)])
 
 
-def render_regions(ct: CTVolume, center_lps_mm: Vector3, regions: Sequence[Region]) -> dict[str, NDArray[np.uint8]]:
-    """The three planes through any point, with any regions outlined; a later one is drawn over an earlier one."""
+def render_regions(
+    ct: CTVolume, center_lps_mm: Vector3, regions: Sequence[Region], overlays: Sequence[Overlay] = ()
+) -> dict[str, NDArray[np.uint8]]:
+    """The three planes through any point, with any regions outlined; a later one is drawn over an earlier one.
+
+    overlays: laid over the CT, under the outlines.
+    """
     block = _around(ct, center_lps_mm)
     hu = to_image(block.array_zyx.astype(np.float32), block.geometry)
     masks = [_mask_image(region) for region in regions]
+    laid_over = [(overlay, to_image(overlay.values_zyx, overlay.geometry)) for overlay in overlays]
     pictures = {}
     for name, (right, down, letters) in PLANES.items():
         plane = to_image(*_plane(center_lps_mm, right, down))
         rgb = np.repeat(grey_levels(_sample(hu, plane, -1000.0))[..., np.newaxis], 3, axis=2)
+        for overlay, image in laid_over:
+            colours = overlay.colours(_sample(image, plane, 0.0))
+            rgb = rgb + colours[..., 3:] * (colours[..., :3] - rgb)
         for region, mask in zip(regions, masks, strict=True):
             rgb = blend(rgb, _sample(mask, plane, 0.0) >= 0.5, region.colour, region.fill_opacity)
         pictures[name] = _annotate(rgb.round().astype(np.uint8), letters)

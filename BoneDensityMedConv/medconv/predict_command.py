@@ -13,6 +13,9 @@ import numpy as np
 
 from medconv import console, l1_mask, mask_source, pipeline, report, report_html, result_files, tscore, volume_io
 from medconv.config import ModelCard
+from medconv.explanation import Explanation, explain
+from medconv.explanation_picture import explanation_png
+from medconv.explanation_report import explanation_document, explanation_section, print_explanation
 from medconv.grid import index3
 from medconv.hounsfield import check_hounsfield
 from medconv.inference import LoadedModel
@@ -35,6 +38,7 @@ from medconv.types import (
 
 RESULT, REPORT, MASK = "result.json", "report.html", "{}_mask.nii.gz"
 PLANE = "{}_{}.png"
+EXPLANATION, MAP, MAP_PICTURE = "explanation.json", "{}_explanation.nii.gz", "{}_explanation.png"
 
 
 @dataclass
@@ -50,8 +54,11 @@ class _Case:
     timing_s: dict[str, float] = field(default_factory=dict)
 
 
-def run_predict(options: argparse.Namespace) -> int:
-    """Predict one case and write its files; returns the exit code. Raises MedConvError after writing a refusal."""
+def run_predict(options: argparse.Namespace, target: str = "") -> int:
+    """Predict one case and write its files; returns the exit code. Raises MedConvError after writing a refusal.
+
+    target: explain this as well (a key of `explanation.TARGETS`); "" explains nothing.
+    """
     decision, request = Decision.of(options), _request(options)
     out: Path = options.out
     result_files.prepare(out, result_files.ANSWER, [options.ct, options.mask])
@@ -60,6 +67,7 @@ def run_predict(options: argparse.Namespace) -> int:
     case, started = _Case(), perf_counter()
     try:
         prediction = _analyse(case, options, request, decision, model, adjustment)
+        explained = _explain(case, prediction, model, target) if target else None
     except InputRefused as refusal:
         _write_refusal(out, refusal, case)
         if case.levels is not None and case.levels.refusal is refusal:
@@ -70,9 +78,11 @@ def run_predict(options: argparse.Namespace) -> int:
     timing = {**case.timing_s, **prediction.timing_s, "total": perf_counter() - started}
     prediction = replace(prediction, timing_s=timing)
     console.say("Writing the results")
-    _write_answer(out, case, prediction)
+    _write_answer(out, case, prediction, explained)
     console.clear()
     _print_answer(prediction, case, out)
+    if explained is not None:
+        print_explanation(explained)
     return 0
 
 
@@ -180,7 +190,14 @@ def _take_label(case: _Case, ct: CTVolume, options: argparse.Namespace) -> None:
     case.choice = LevelChoice(found_as, "L1", "label", EXISTING)
 
 
-def _write_answer(out: Path, case: _Case, prediction: Prediction) -> None:
+def _explain(case: _Case, prediction: Prediction, model: LoadedModel, target: str) -> Explanation:
+    started = perf_counter()
+    explained = explain(model, prediction.case, target, progress=console.say)
+    case.timing_s["explain"] = perf_counter() - started
+    return explained
+
+
+def _write_answer(out: Path, case: _Case, prediction: Prediction, explained: Explanation | None) -> None:
     assert case.ct is not None
     ct, vertebra = case.ct, prediction.case.vertebra.lower()
     pictures = {name: png_bytes(picture) for name, picture in render_planes(ct, prediction.case).items()}
@@ -192,7 +209,18 @@ def _write_answer(out: Path, case: _Case, prediction: Prediction) -> None:
         mask = measured_mask(ct, prediction).full_array_zyx()
         volume_io.write_image(folder / MASK.format(vertebra), mask, ct.geometry)
         document = report.result_document(prediction, dict(case.view.document) if case.view else None)
-        _write_report(folder, document, pictures, case.view)
+        section = _write_explanation(folder, ct, prediction, explained) if explained is not None else ""
+        _write_report(folder, document, pictures, case.view, section)
+
+
+def _write_explanation(folder: Path, ct: CTVolume, prediction: Prediction, explained: Explanation) -> str:
+    """The map, its picture and figures; returns the section for the report."""
+    vertebra, document = prediction.case.vertebra.lower(), explanation_document(explained)
+    png = explanation_png(ct, prediction.case, explained)
+    volume_io.write_image(folder / MAP.format(vertebra), explained.values_zyx, explained.geometry)
+    (folder / MAP_PICTURE.format(vertebra)).write_bytes(png)
+    (folder / EXPLANATION).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", "utf-8")
+    return explanation_section(document, png)
 
 
 def _write_refusal(out: Path, refusal: InputRefused, case: _Case) -> None:
@@ -210,11 +238,13 @@ def measured_mask(ct: CTVolume, prediction: Prediction) -> L1Mask:
     return L1Mask(prediction.case.mask_zyx, index3(start), ct.geometry)
 
 
-def _write_report(folder: Path, document: dict[str, Any], pictures: dict[str, bytes], view: LevelView | None) -> None:
+def _write_report(
+    folder: Path, document: dict[str, Any], pictures: dict[str, bytes], view: LevelView | None, explanation: str = ""
+) -> None:
     svg = ""
     if view is not None:
         svg = view.svg if document["status"] == "refused" else view.sagittal_svg  # a refusal asks for a look
-    (folder / REPORT).write_text(report_html.result_page(document, pictures, svg), "utf-8")
+    (folder / REPORT).write_text(report_html.result_page(document, pictures, svg, explanation), "utf-8")
     (folder / RESULT).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", "utf-8")
 
 

@@ -19,9 +19,15 @@ HU_SCALE = (0.0, 260.0)
 CLASS_MEANS_HU = {TScoreClass.OSTEOPOROSIS: 118.0, TScoreClass.OSTEOPENIA: 143.0, TScoreClass.NORMAL: 178.0}
 
 
-def result_page(document: Mapping[str, Any], pictures_png: Mapping[str, bytes], levels_svg: str = "") -> str:
-    """The page for a result.json document; pictures by plane name, and the level picture."""
-    body = _answer(document, pictures_png, levels_svg) if document["status"] == "ok" else _refusal(document, levels_svg)
+def result_page(
+    document: Mapping[str, Any], pictures_png: Mapping[str, bytes], levels_svg: str = "", explanation: str = ""
+) -> str:
+    """The page for a result.json document; pictures by plane name, the level picture, and what moved the answer (a
+    section of `explanation_report`)."""
+    if document["status"] == "ok":
+        body = _answer(document, pictures_png, levels_svg, explanation)
+    else:
+        body = _refusal(document, levels_svg)
     return page(f"MedConv: {vertebra_of(document)} T-score class", body, document["versions"])
 
 
@@ -31,7 +37,7 @@ def vertebra_of(document: Mapping[str, Any]) -> str:
     return (level and level["used_as"]) or "L1"
 
 
-def _answer(document: Mapping[str, Any], pictures: Mapping[str, bytes], levels_svg: str) -> str:
+def _answer(document: Mapping[str, Any], pictures: Mapping[str, bytes], levels_svg: str, explanation: str) -> str:
     vertebra, label = vertebra_of(document), LABELS[TScoreClass(document["t_score_class"])]
     simulated = any(n["code"] == "trained_on_simulated_ct" for n in document["quality"])
     badge = banner("Trained on simulated CT: demonstration only.") if simulated else ""
@@ -43,7 +49,7 @@ def _answer(document: Mapping[str, Any], pictures: Mapping[str, bytes], levels_s
         f'<div class="two"><section class="card"><h2>{vertebra} trabecular attenuation</h2>'
         f'{_attenuation(document, vertebra)}</section><section class="card"><h2>How far to trust this</h2>'
         f"{notes_list(document['quality'], 'No quality notes.')}</section></div>"
-        f"{level_section(document['level'], levels_svg)}"
+        f"{explanation}{level_section(document['level'], levels_svg)}"
         f'<section class="card"><h2>How it was made</h2>{_making(document, vertebra)}</section>'
     )
 

@@ -16,8 +16,11 @@ ANSWER = (
     *(
         f"{vertebra}_{what}"
         for vertebra in ("l1", "t12", "l2")
-        for what in ("mask.nii.gz", "sagittal.png", "axial.png", "coronal.png")
+        for what in (
+            "mask.nii.gz", "sagittal.png", "axial.png", "coronal.png", "explanation.nii.gz", "explanation.png",
+        )
     ),
+    "explanation.json",
 )  # fmt: skip
 COMPARISON = tuple(f"comparison.{ending}" for ending in ("json", "csv", "html", "svg", "png"))
 

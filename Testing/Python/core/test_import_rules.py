@@ -31,7 +31,7 @@ MAY_IMPORT = {
 # Layer → its groups. A name stands for the module of medconv, or for the package with all that is in it.
 GROUPS: dict[str, tuple[set[str], ...]] = {
     "nouns": ({"", "types", "errors", "config", "vertebrae"},),
-    "geometry": ({"grid", "vertebral_body"}, {"devices"}, {"mineral"}),
+    "geometry": ({"grid", "vertebral_body", "vertebra_parts"}, {"devices"}, {"mineral"}),
     "stage": (
         {"volume_io", "dicom_series", "dicom_tags"},
         {"hounsfield"},
@@ -50,7 +50,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
         {"case_file", "ct_file", "segmentation_file"},
     ),
     "simulation": ({"simulate"},),
-    "pipeline": ({"pipeline"},),
+    "pipeline": ({"pipeline"}, {"explanation", "explanation_cells", "explanation_file", "reference_vertebra"},),
     "telling": ({
         "report", "report_html", "level_report", "html_page", "planes", "dot_letters", "level_picture",
         "level_drawing", "comparison_picture", "comparison_report", "dicom_export",
@@ -61,6 +61,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
         {"cli", "predict_command", "segment_command", "compare_command", "segmenters_command", "plugins"},
         {"command_line", "console", "result_files", "label_map_file", "mask_source"},
         {"simulate_command", "simulate_options", "simulated_cohort", "simulation_processes"},
+        {"explain_command", "explanation_picture", "explanation_report"},
         {"bench", "batch", "segmentation_bench", "bench_cts", "process_meter"},
         {"worker", "worker_client", "worker_errors", "worker_events", "worker_process", "processes", "process_tree"},
     ),
@@ -70,7 +71,7 @@ ALWAYS_THERE = set(sys.stdlib_module_names) | {"numpy", "SimpleITK"}
 # May need torch (training: any of its tools) as soon as they are loaded; all others import them inside functions.
 TORCH_AT_LOAD = {"network", "training"}
 # May use more than numpy, SimpleITK and torch (inside functions).
-MAY_NEED_MORE = {"training", "simulate", "segmenters", "dicom_export"}
+MAY_NEED_MORE = {"training", "simulate", "segmenters", "dicom_export", "explanation"}
 
 IN_SLICER = {"slicer", "vtk", "vtkmodules", "scipy", "SampleData", "DICOMLib", "sitkUtils"}
 # Who may know which window system.

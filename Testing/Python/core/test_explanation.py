@@ -1,0 +1,244 @@
+"""What moved the answer: against networks whose answer is known by hand."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from core.conftest import untrained_card
+from core.phantom import grid, phantom
+
+from medconv import crop, explanation, explanation_cells, pipeline
+from medconv.config import Preprocessing
+from medconv.explanation import explain
+from medconv.inference import LoadedModel
+from medconv.reference_vertebra import ARCH_HU, BODY_HU, DEPTH_MM, reference_crop
+from medconv.types import Cancelled, MissingRequirement, UsageError
+from medconv.vertebra_parts import CORE, PARTS, POSTERIOR, SHELL, vertebra_parts
+
+PREPROCESSING = Preprocessing(size_xyz=(28, 36, 28), spacing_mm=2.8)
+CARD = untrained_card(preprocessing=PREPROCESSING)
+EDGE = 6
+
+
+@pytest.fixture(autouse=True)
+def large_pieces(monkeypatch):
+    """Fewer passes than the product's own: nothing here depends on their number."""
+    monkeypatch.setattr(explanation, "PIECE_MM", EDGE * PREPROCESSING.spacing_mm)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """The phantom on 2 mm voxels: its core is a little less dense than the average vertebra's, its shell far denser."""
+    made = phantom(grid((2.0, 2.0, 2.0)), trabecular_hu=120, noise_sd=10)
+    return pipeline.prepare(made.ct, made.mask)
+
+
+@pytest.fixture(scope="module")
+def parts(case):
+    return vertebra_parts(case.mask_zyx, case.ct.geometry, crop.crop_geometry(case, PREPROCESSING))
+
+
+@pytest.fixture(scope="module")
+def inputs(case, parts):
+    """The crop and the average vertebra in its place, as the network sees them, shape (z, y, x)."""
+    hu = crop.crop_hu(case, PREPROCESSING)
+    both = hu, reference_crop(hu, parts, PREPROCESSING)
+    return tuple(crop.as_input(grid, PREPROCESSING)[0].astype(np.float64) for grid in both)
+
+
+def model(weights_zyx, card=CARD, channels=1) -> LoadedModel:
+    """Logits (0, 0, Σ weight · input): the log-odds of osteoporosis against normal are linear in the voxels."""
+    import torch
+
+    class Linear(torch.nn.Module):
+        def forward(self, batch):
+            total = (batch.double().mean(dim=1) * torch.from_numpy(weights_zyx)).sum(dim=(1, 2, 3))
+            return torch.stack([0 * total, 0 * total, total], dim=1)
+
+    return LoadedModel(replace(card, preprocessing=replace(card.preprocessing, channels=channels)), Linear())
+
+
+def weights_on(parts, which, seed=0):
+    return np.random.default_rng(seed).normal(size=parts.labels_zyx.shape) * (parts.labels_zyx == which)
+
+
+# The parts
+
+
+def test_the_parts_of_the_phantom_are_where_it_was_drawn(case, parts):
+    """Body: an ellipse of 44 x 32 mm, 26 mm high; the core lies 4 mm deep; the arch is behind it."""
+    geometry = crop.crop_geometry(case, PREPROCESSING)
+    x, y, z = np.moveaxis(geometry.index_to_lps(np.argwhere(parts.inside)[:, ::-1]), -1, 0)
+    label = parts.labels_zyx[parts.inside]
+    deep = ((x / 17) ** 2 + (y / 11) ** 2 <= 1) & (np.abs(z) <= 8)
+    outside = ((x / 19) ** 2 + (y / 13) ** 2 > 1) | (np.abs(z) > 10)
+    assert set(label[deep]) == {CORE}
+    assert CORE not in label[outside & (y < 5)], "behind, the pedicles leave no wall between body and arch"
+    assert set(label[(y > 21) & (np.abs(x) < 22)]) == {POSTERIOR}
+    assert set(label[(y < 0) & outside]) == {SHELL}
+    assert sum(parts[part].sum() for part in PARTS) == parts.inside.sum()
+
+
+def test_the_parts_cover_what_the_network_sees(case, parts):
+    hu = crop.crop_hu(case, PREPROCESSING)
+    assert np.array_equal(parts.inside, hu > PREPROCESSING.window_hu[0])
+
+
+# The average vertebra
+
+
+def test_the_average_vertebra_has_the_tabulated_levels_and_leaves_the_rest(case, parts):
+    hu = crop.crop_hu(case, PREPROCESSING)
+    average = reference_crop(hu, parts, PREPROCESSING)
+    assert np.array_equal(average[~parts.inside], hu[~parts.inside])
+    assert average[parts[CORE] & (parts.depth_mm_zyx > 8)] == pytest.approx(158.0)
+    at_surface = parts.depth_mm_zyx <= DEPTH_MM[0]
+    assert average[parts[SHELL] & at_surface] == pytest.approx(BODY_HU[0])
+    assert average[parts[POSTERIOR] & at_surface] == pytest.approx(ARCH_HU[0])
+
+
+def test_the_average_vertebra_follows_the_voltage_that_the_network_sees(case, parts):
+    """Mineral attenuates 1.66 / 1.45 times as much at 100 kVp as at 120 kVp."""
+    hu = crop.crop_hu(case, PREPROCESSING)
+    at_100 = reference_crop(hu, parts, replace(PREPROCESSING, reference_kvp=100.0))
+    at_120 = reference_crop(hu, parts, replace(PREPROCESSING, reference_kvp=120.0))
+    assert at_100[parts.inside] == pytest.approx(at_120[parts.inside] * 1.66 / 1.45)
+
+
+# The pieces
+
+
+def test_every_voxel_is_in_one_piece_of_one_part_in_each_of_four_cuts(parts):
+    cuts = list(explanation_cells.cuts(parts.labels_zyx, 4))
+    assert len(cuts) == 4
+    for cut in cuts:
+        assert np.array_equal(cut > 0, parts.inside)
+        pieces = np.unique(cut[cut > 0])
+        assert np.array_equal(pieces, np.arange(1, cut.max() + 1))
+        for piece in pieces:
+            assert len(np.unique(parts.labels_zyx[cut == piece])) == 1
+        extent = [np.ptp(np.argwhere(cut == piece), axis=0).max() for piece in pieces]
+        assert max(extent) <= 8, "no piece reaches farther than two blocks"
+    borders = [tuple(np.flatnonzero(np.diff(cut[parts[CORE]]))) for cut in cuts]
+    assert len(set(borders)) == 4
+
+
+# The map
+
+
+def test_the_map_of_a_linear_network_is_its_weights_times_the_difference_over_each_piece(case, parts, inputs):
+    weights = np.random.default_rng(1).normal(size=parts.labels_zyx.shape)
+    found = explain(model(weights), case)
+    own, reference = inputs
+    moved = weights * (own - reference)  # what each voxel adds to the log-odds, beside the average vertebra
+    expected = np.zeros(moved.shape)
+    for cut in explanation_cells.cuts(parts.labels_zyx, EDGE):
+        for piece in range(1, cut.max() + 1):
+            here = cut == piece
+            expected[here] += moved[here].sum() / (here.sum() * 2.8**3 / 1000) / 4
+    assert found.values_zyx == pytest.approx(expected, abs=1e-4)
+    assert found.values_zyx.dtype == np.float32
+    assert found.geometry == crop.crop_geometry(case, PREPROCESSING)
+    for part, share in zip(PARTS, found.parts, strict=True):
+        assert share.effect == pytest.approx(moved[parts[part]].sum(), abs=1e-4), share.name
+    assert found.score - found.reference_score == pytest.approx(moved.sum(), abs=1e-4)
+    assert found.sum_of_pieces == pytest.approx(moved.sum(), abs=1e-3), "nothing acts together in a linear network"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_network_that_reads_one_part_has_all_its_map_there(case, parts, part):
+    shares = explain(model(weights_on(parts, part)), case).parts
+    assert [share.mass_share for share in shares] == pytest.approx([float(p == part) for p in PARTS])
+    assert sum(share.volume_share for share in shares) == pytest.approx(1.0)
+
+
+def test_less_dense_than_average_is_towards_osteoporosis_and_denser_towards_normal(case, parts):
+    """The network finds osteoporosis where the bone is less dense; core 120 HU (average 158), shell 700 HU."""
+    found = explain(model(-np.ones(parts.labels_zyx.shape)), case)
+    core, shell, _ = found.parts
+    assert core.effect > 0 > shell.effect
+    assert (found.values_zyx[parts[CORE]] > 0).mean() > 0.9
+    assert (found.values_zyx[parts[SHELL]] < 0).mean() > 0.9
+    assert not found.values_zyx[~parts.inside].any()
+
+
+def test_the_target_can_be_the_log_odds_against_the_rest(case, parts, inputs):
+    """Logits (0, 0, s): log-odds s − log 2."""
+    weights = weights_on(parts, CORE)
+    found = explain(model(weights), case, "osteoporosis")
+    assert found.score == pytest.approx((weights * inputs[0]).sum() - np.log(2), abs=1e-5)
+
+
+def test_replicated_channels_give_the_same_map(case, parts):
+    weights = weights_on(parts, CORE)
+    one, three = (explain(model(weights, channels=n), case) for n in (1, 3))
+    assert three.values_zyx == pytest.approx(one.values_zyx, abs=1e-5)
+
+
+def test_the_classes_of_the_weights_may_be_in_any_order(case, parts):
+    weights = weights_on(parts, CORE)
+    turned = replace(CARD, class_order=(CARD.class_order[2], CARD.class_order[1], CARD.class_order[0]))
+    assert explain(model(weights, turned), case).score == pytest.approx(-explain(model(weights), case).score)
+
+
+def test_the_same_case_gives_the_same_map_and_a_real_network_works(case):
+    import torch
+
+    from medconv.network import build_network
+
+    torch.manual_seed(0)
+    loaded = LoadedModel(CARD, build_network(CARD.architecture))
+    first, second = explain(loaded, case), explain(loaded, case)
+    assert np.array_equal(first.values_zyx, second.values_zyx)
+    assert np.isfinite(first.values_zyx).all()
+    assert first.values_zyx.any()
+
+
+# How it runs
+
+
+def test_progress_rises_to_one_and_no_batch_is_large(case, parts):
+    told, batches = [], []
+    loaded = model(weights_on(parts, CORE))
+    run_batch = loaded.run_batch
+    loaded.run_batch = lambda crops: (batches.append(len(crops)), run_batch(crops))[1]
+    found = explain(loaded, case, progress=lambda stage, fraction: told.append(fraction))
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
+    assert sum(batches) == found.passes
+    assert max(batches) <= explanation.BATCH
+
+
+def test_it_stops_at_once_when_cancelled(case, parts):
+    answers = iter([False, False, True])
+    asked = SimpleNamespace(batches=0)
+    loaded = model(weights_on(parts, CORE))
+    run_batch = loaded.run_batch
+
+    def counted(crops):
+        asked.batches += 1
+        return run_batch(crops)
+
+    loaded.run_batch = counted
+    with pytest.raises(Cancelled):
+        explain(loaded, case, is_cancelled=lambda: next(answers))
+    assert asked.batches == 2
+
+
+def test_an_unknown_target_and_a_missing_captum_are_told_with_the_next_step(case, parts, monkeypatch):
+    loaded = model(weights_on(parts, CORE))
+    with pytest.raises(UsageError, match="osteoporosis_against_normal"):
+        explain(loaded, case, "density")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingRequirement, match="pip install"):
+        explain(loaded, case)
+
+
+def test_a_network_that_sees_the_surroundings_is_said_to(case, parts):
+    card = replace(CARD, preprocessing=replace(PREPROCESSING, masked=False))
+    found = explain(model(weights_on(parts, CORE), card), case)
+    assert [note.code for note in found.notes] == ["surroundings_not_explained"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +134,7 @@ def explain(
     own, reference = (crop.as_input(grid, preprocessing) for grid in (hu, average))
     swapped = [np.where(parts[part], reference, own) for part in PARTS]
     score, reference_score, *without = run.scores(np.stack([own, reference, *swapped]))
-    values = sum(run.change_per_ml(own, reference, cut, geometry.voxel_volume_ml) for cut in cuts) / len(cuts)
+    values = np.mean([run.change_per_ml(own, reference, cut, geometry.voxel_volume_ml) for cut in cuts], axis=0)
     mass = np.abs(values)
     shares = tuple(
         PartShare(
@@ -216,7 +216,7 @@ class _Run:
         return np.where(cut > 0, change[0, 0].numpy() / volume_ml, 0.0)
 
 
-def _share(part: FloatArray, whole: FloatArray) -> float:
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> float:
     total = float(whole.sum(dtype=np.float64))
     return float(part.sum(dtype=np.float64)) / total if total else 0.0
 

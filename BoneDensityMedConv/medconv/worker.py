@@ -2,6 +2,7 @@
 
 Standard input, one JSON object a line:
     {"command": "analyse", "id": "7", "case": "/path/case.npz", "weights": null, "device": "auto", "adjustment": null}
+    {"command": "explain", "id": "7", "case": "/path/case.npz", "weights": null, "device": "auto"}
     {"command": "segment", "id": "8", "ct": "/path/ct.json", "request": the fields of SegmenterRequest}
     {"command": "weights", "id": "9", "action": "fetch" or "import", "quality", "file", "weights_folder"}
     {"command": "quit"}
@@ -9,6 +10,7 @@ Standard output, one ASCII JSON object a line:
     {"event": "ready"}
     {"event": "progress", "id", "stage", "fraction"}
     {"event": "result", "id", "result": the document of result.json}
+    {"event": "explained", "id", "file": a file of `explanation_file`, beside the case}
     {"event": "segmented", "id", "file": a file of `segmentation_file`, beside the CT}
     {"event": "done", "id", "text"}
     {"event": "error", "id", "code", "message", "remedy", "details", "exit_code"}
@@ -30,9 +32,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from medconv import pipeline, process_tree, processes, segmenter, worker_errors
+from medconv import explanation, pipeline, process_tree, processes, segmenter, worker_errors
 from medconv.case_file import load_case
 from medconv.ct_file import load_ct
+from medconv.explanation_file import save_explanation
 from medconv.inference import LoadedModel
 from medconv.report import result_document
 from medconv.segmentation_file import save_segmentation
@@ -40,7 +43,7 @@ from medconv.segmenter import Segmenter, SegmenterRequest
 from medconv.types import Adjustment
 
 PROGRESS_EVERY_S = 0.1
-WHAT = {"analyse": "analysis", "segment": "segmentation", "weights": "work on the weights"}
+WHAT = {"analyse": "analysis", "explain": "explanation", "segment": "segmentation", "weights": "work on the weights"}
 
 
 class Worker:
@@ -64,7 +67,12 @@ class Worker:
     def _answer(self, command: dict[str, Any]) -> None:
         """Do one job and tell how it ended, whatever happens in it."""
         job, kind = command.get("id"), str(command["command"])
-        jobs = {"analyse": self._analyse, "segment": self._segment, "weights": self._weights}
+        jobs = {
+            "analyse": self._analyse,
+            "explain": self._explain,
+            "segment": self._segment,
+            "weights": self._weights,
+        }
         try:
             answer = jobs[kind](command, _Progress(self._emit, job))
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever failed is told, not lost
@@ -85,6 +93,15 @@ class Worker:
         adjustment = Adjustment(**command["adjustment"]) if command.get("adjustment") else None
         prediction = pipeline.analyse(load_case(Path(command["case"])), model, adjustment, progress=progress)
         return {"event": "result", "result": result_document(prediction)}
+
+    def _explain(self, command: dict[str, Any], progress: _Progress) -> dict[str, Any]:
+        explanation.require_captum()
+        progress("Loading MedConv", 0.0)
+        model = self._load(command.get("weights"), command.get("device") or "auto")
+        path = Path(command["case"])
+        file = path.with_name("explanation.npz")
+        save_explanation(file, explanation.explain(model, load_case(path), progress=progress))
+        return {"event": "explained", "file": str(file)}
 
     def _segment(self, command: dict[str, Any], progress: _Progress) -> dict[str, Any]:
         progress("Loading the segmenter", 0.0)

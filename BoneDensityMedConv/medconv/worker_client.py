@@ -19,15 +19,16 @@ from typing import Any
 from medconv import worker_errors
 from medconv.case_file import save_case
 from medconv.ct_file import CTFileWriter
+from medconv.explanation_file import load_explanation
 from medconv.segmentation_file import load_segmentation
 from medconv.segmenter import SegmenterRequest
 from medconv.segmenters import weights_incoming, weights_store
 from medconv.types import Adjustment, CTVolume, L1Case, MedConvError, SpineSegmentation
 from medconv.vertebrae import LABEL_MAPS
-from medconv.worker_events import Done, Event, Failure, Outcome, Progress, Result, Segmented
+from medconv.worker_events import Done, Event, Explained, Failure, Outcome, Progress, Result, Segmented
 from medconv.worker_process import WorkerProcess
 
-__all__ = ["Done", "Event", "Failure", "Outcome", "Progress", "Result", "Segmented", "WorkerClient"]
+__all__ = ["Done", "Event", "Explained", "Failure", "Outcome", "Progress", "Result", "Segmented", "WorkerClient"]
 
 TIME_LIMIT_S = 30 * 60.0  # a segmentation on two slow cores takes some minutes
 FETCH_TIME_LIMIT_S = 4 * 3600.0  # half a gigabyte over a slow line
@@ -88,20 +89,12 @@ class WorkerClient:
         self, case: L1Case, weights: str | None = None, device: str = "auto", adjustment: Adjustment | None = None
     ) -> None:
         """Hand a case over; `poll` tells what becomes of it. Raises RuntimeError while busy, OSError if it can't."""
-        job = self._new_job("analysis", "analyse", self._time_limit_s)
-        path = job.folder / "case.npz"
-        try:
-            save_case(path, case)
-        except BaseException:
-            self._forget_job()
-            raise
-        job.command |= {
-            "case": str(path),
-            "weights": weights,
-            "device": device,
-            "adjustment": asdict(adjustment) if adjustment else None,
-        }
-        self._process.send(job.command)
+        told = {"weights": weights, "device": device, "adjustment": asdict(adjustment) if adjustment else None}
+        self._hand_over_case("analysis", "analyse", case, told)
+
+    def explain(self, case: L1Case, weights: str | None = None, device: str = "auto") -> None:
+        """Ask what moved the answer for a case, as `analyse` does for the answer; `poll` tells. Raises as `analyse`."""
+        self._hand_over_case("explanation", "explain", case, {"weights": weights, "device": device})
 
     def segment(self, ct: CTVolume, request: SegmenterRequest) -> None:
         """Segment a CT; `poll` hands it over piece by piece, and tells what becomes of it.
@@ -198,6 +191,17 @@ class WorkerClient:
         self._job = _Job(number, what, folder, time_limit_s, {"command": command, "id": number}, until)
         return self._job
 
+    def _hand_over_case(self, what: str, command: str, case: L1Case, told: dict[str, Any]) -> None:
+        job = self._new_job(what, command, self._time_limit_s)
+        path = job.folder / "case.npz"
+        try:
+            save_case(path, case)
+        except BaseException:
+            self._forget_job()
+            raise
+        job.command |= {"case": str(path), **told}
+        self._process.send(job.command)
+
     def _forget_job(self) -> None:
         job, self._job = self._job, None
         if job is not None:
@@ -227,7 +231,7 @@ class WorkerClient:
         kind = message.get("event")
         if kind == "progress":
             return Progress(str(message.get("stage", "")), min(max(float(message.get("fraction") or 0.0), 0.0), 1.0))
-        if kind not in ("result", "segmented", "done", "error"):
+        if kind not in ("result", "explained", "segmented", "done", "error"):
             return None
         outcome = _outcome(kind, message)
         self._forget_job()
@@ -251,10 +255,11 @@ def _outcome(kind: str, message: dict[str, Any]) -> Outcome:
         return Result(message["result"])
     if kind == "done":
         return Done(str(message.get("text", "")))
-    if kind == "segmented":
+    if kind in ("segmented", "explained"):
+        path = Path(message["file"])
         try:
-            return Segmented(load_segmentation(Path(message["file"])))
-        except (OSError, ValueError, KeyError, MemoryError) as error:
-            return Failure.of(worker_errors.explain(error, "segmentation"))
+            return Segmented(load_segmentation(path)) if kind == "segmented" else Explained(load_explanation(path))
+        except (OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+            return Failure.of(worker_errors.explain(error, "segmentation" if kind == "segmented" else "explanation"))
     code, text, remedy, details = (str(message.get(key, "")) for key in ("code", "message", "remedy", "details"))
     return Failure(code, text, remedy, details, int(message.get("exit_code", 1)))

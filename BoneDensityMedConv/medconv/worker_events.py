@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from medconv.explanation import Explanation
 from medconv.types import Cancelled, InputRefused, MedConvError, MissingRequirement, SpineSegmentation, UsageError
 
 _KINDS = (UsageError, InputRefused, MissingRequirement)
@@ -23,6 +24,13 @@ class Result:
     """The document of result.json."""
 
     document: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What moved the answer."""
+
+    explanation: Explanation
 
 
 @dataclass(frozen=True)
@@ -62,5 +70,5 @@ class Failure:
         return kind(self.code, self.message, self.remedy, self.details)
 
 
-Outcome = Result | Segmented | Done | Failure
+Outcome = Result | Explained | Segmented | Done | Failure
 Event = Progress | Outcome

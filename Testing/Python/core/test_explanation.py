@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +15,15 @@ from core.conftest import untrained_card
 from core.phantom import grid, phantom
 
 from medconv import crop, explanation, explanation_cells, pipeline
+from medconv.case_file import save_case
 from medconv.config import Preprocessing
 from medconv.explanation import explain
+from medconv.explanation_file import load_explanation, save_explanation
 from medconv.inference import LoadedModel
 from medconv.reference_vertebra import ARCH_HU, BODY_HU, DEPTH_MM, reference_crop
-from medconv.types import Cancelled, MissingRequirement, UsageError
+from medconv.types import Cancelled, MissingRequirement, QualityNote, Severity, UsageError
 from medconv.vertebra_parts import CORE, PARTS, POSTERIOR, SHELL, vertebra_parts
+from medconv.worker import Worker
 
 PREPROCESSING = Preprocessing(size_xyz=(28, 36, 28), spacing_mm=2.8)
 CARD = untrained_card(preprocessing=PREPROCESSING)
@@ -196,6 +202,47 @@ def test_the_same_case_gives_the_same_map_and_a_real_network_works(case):
     assert np.array_equal(first.values_zyx, second.values_zyx)
     assert np.isfinite(first.values_zyx).all()
     assert first.values_zyx.any()
+
+
+# Another process
+
+
+def test_an_explanation_survives_the_way_through_a_file(case, parts, tmp_path):
+    found = explain(model(weights_on(parts, CORE)), case)
+    found = replace(found, notes=(QualityNote("code", Severity.WARNING, "Osteoporosis (T ≤ −2.5)"),))
+    save_explanation(tmp_path / "e.npz", found)
+    read = load_explanation(tmp_path / "e.npz")
+    assert np.array_equal(read.values_zyx, found.values_zyx)
+    assert replace(read, values_zyx=found.values_zyx) == found
+    (tmp_path / "e.npz").write_bytes((tmp_path / "e.npz").read_bytes()[:2000])
+    with pytest.raises(ValueError, match="damaged"):
+        load_explanation(tmp_path / "e.npz")
+
+
+def test_the_worker_explains_with_the_weights_that_it_has_loaded(case, only_untrained, tmp_path):
+    save_case(tmp_path / "case.npz", case)
+    output = io.StringIO()
+    Worker(output).serve([{"command": "explain", "id": "1", "case": str(tmp_path / "case.npz"), "device": "cpu"}])
+    events = [json.loads(line) for line in output.getvalue().splitlines()]
+    assert {event["stage"] for event in events if event["event"] == "progress"} == {
+        "Loading MedConv",
+        "Finding the parts of the vertebra",
+        "Asking the network piece by piece",
+    }
+    assert events[-1]["event"] == "explained"
+    there = load_explanation(Path(events[-1]["file"]))
+    here = explain(LoadedModel.load(device="cpu"), case)
+    assert np.array_equal(there.values_zyx, here.values_zyx)
+    assert there.parts == here.parts
+
+
+def test_the_worker_says_what_to_install(case, only_untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    output = io.StringIO()
+    Worker(output).serve([{"command": "explain", "id": "1", "case": str(tmp_path / "none.npz")}])
+    event = json.loads(output.getvalue().splitlines()[-1])
+    assert (event["code"], event["exit_code"]) == ("captum_missing", 4)
+    assert "pip install" in event["remedy"]
 
 
 # How it runs

@@ -15,8 +15,8 @@ from medconv.html_page import notes_list
 from medconv.report import notes_document, versions
 
 METHOD = (
-    "Occlusion: each piece of the vertebra (about 1 ml) in turn gets the level of an average vertebra; what the answer "
-    "loses by it is what that piece had moved."
+    "Occlusion: each piece of the vertebra (about 1 ml) in turn gets the HU level of an average vertebra, with its own "
+    "fine pattern; what the answer loses by it is what that piece had moved."
 )
 LIMITS = (
     "The map shows what the network used in this image, compared with an average vertebra. It does not show where "

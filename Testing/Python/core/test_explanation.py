@@ -20,7 +20,7 @@ from medconv.config import Preprocessing
 from medconv.explanation import explain
 from medconv.explanation_file import load_explanation, save_explanation
 from medconv.inference import LoadedModel
-from medconv.reference_vertebra import ARCH_HU, BODY_HU, DEPTH_MM, reference_crop
+from medconv.reference_vertebra import ARCH_HU, BODY_HU, DEPTH_MM, average_levels, reference_crop
 from medconv.types import Cancelled, MissingRequirement, QualityNote, Severity, UsageError
 from medconv.vertebra_parts import CORE, PARTS, POSTERIOR, SHELL, vertebra_parts
 from medconv.worker import Worker
@@ -97,22 +97,40 @@ def test_the_parts_cover_what_the_network_sees(case, parts):
 # The average vertebra
 
 
-def test_the_average_vertebra_has_the_tabulated_levels_and_leaves_the_rest(case, parts):
-    hu = crop.crop_hu(case, PREPROCESSING)
-    average = reference_crop(hu, parts, PREPROCESSING)
-    assert np.array_equal(average[~parts.inside], hu[~parts.inside])
+def test_the_average_levels_are_those_of_the_table(parts):
+    average = average_levels(parts, PREPROCESSING)
     assert average[parts[CORE] & (parts.depth_mm_zyx > 8)] == pytest.approx(158.0)
     at_surface = parts.depth_mm_zyx <= DEPTH_MM[0]
     assert average[parts[SHELL] & at_surface] == pytest.approx(BODY_HU[0])
     assert average[parts[POSTERIOR] & at_surface] == pytest.approx(ARCH_HU[0])
 
 
-def test_the_average_vertebra_follows_the_voltage_that_the_network_sees(case, parts):
+def test_the_average_levels_follow_the_voltage_that_the_network_sees(parts):
     """Mineral attenuates 1.66 / 1.45 times as much at 100 kVp as at 120 kVp."""
-    hu = crop.crop_hu(case, PREPROCESSING)
-    at_100 = reference_crop(hu, parts, replace(PREPROCESSING, reference_kvp=100.0))
-    at_120 = reference_crop(hu, parts, replace(PREPROCESSING, reference_kvp=120.0))
+    at_100 = average_levels(parts, replace(PREPROCESSING, reference_kvp=100.0))
+    at_120 = average_levels(parts, replace(PREPROCESSING, reference_kvp=120.0))
     assert at_100[parts.inside] == pytest.approx(at_120[parts.inside] * 1.66 / 1.45)
+
+
+def test_a_level_goes_to_the_average_and_a_fine_pattern_stays(parts):
+    average = average_levels(parts, PREPROCESSING)
+    assert reference_crop(average + 37, parts, PREPROCESSING)[parts.inside] == pytest.approx(
+        average[parts.inside], abs=0.01
+    )
+    pattern = np.where(np.indices(average.shape).sum(axis=0) % 2, 20.0, -20.0).astype(np.float32)
+    kept = reference_crop(average + 37 + pattern, parts, PREPROCESSING) - average
+    assert np.abs(kept - pattern)[parts[CORE]].max() < 3
+    assert (np.abs(kept - pattern)[parts.inside] < 5).mean() > 0.95
+
+
+def test_a_low_half_is_raised_and_the_rest_of_the_image_stays(parts):
+    average = average_levels(parts, PREPROCESSING)
+    left = np.indices(average.shape)[2] >= average.shape[2] // 2
+    hu = np.where(parts.inside, average - 60 * left, 40).astype(np.float32)
+    result = reference_crop(hu, parts, PREPROCESSING)
+    assert np.array_equal(result[~parts.inside], hu[~parts.inside])
+    far = parts[CORE] & (np.abs(np.indices(average.shape)[2] - average.shape[2] / 2 + 0.5) > 4)
+    assert result[far] == pytest.approx(average[far], abs=3)
 
 
 # The pieces

@@ -38,6 +38,7 @@ class Architecture:
 
     head: how class logits are read from the last layer's outputs (`network.READINGS`).
     texture: the network derives a second input from the first, the local unevenness of bone (`network.local_spread`).
+    logit_scale: what the read logits are multiplied by, where it could not be folded into the last layer.
     """
 
     name: str = "resnet50"
@@ -46,11 +47,15 @@ class Architecture:
     num_classes: int = 3
     head: str = "classes"
     texture: bool = False
+    logit_scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """One entry of model_weights/manifest.json."""
+    """One entry of model_weights/manifest.json.
+
+    conformal: {"alpha", "threshold"} of `prediction_set`, from validation; empty for weights without one.
+    """
 
     name: str
     file: str
@@ -67,6 +72,7 @@ class ModelCard:
     class_order: tuple[TScoreClass, ...] = CLASS_ORDER
     simulated_only: bool = True
     validation: Mapping[str, Any] = field(default_factory=dict)
+    conformal: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, in the manifest's own field names."""
@@ -85,7 +91,10 @@ class ModelCard:
         fields["minority_classes"] = tuple(TScoreClass(name) for name in fields["minority_classes"])
         fields["class_prior"] = {TScoreClass(name): float(p) for name, p in fields["class_prior"].items()}
         fields["default_adjustment"] = Adjustment(**fields["default_adjustment"])
+        fields["conformal"] = {name: float(v) for name, v in (fields.get("conformal") or {}).items()}
         card = ModelCard(**fields)
         if set(card.class_prior) != set(CLASS_ORDER) or abs(sum(card.class_prior.values()) - 1) > 1e-3:
             raise ValueError(f"class_prior of {card.name} must name {[str(c) for c in CLASS_ORDER]} and sum to 1")
+        if card.conformal and not (0 < card.conformal["alpha"] < 1 and 0 <= card.conformal["threshold"] <= 1):
+            raise ValueError(f"conformal of {card.name} needs alpha and threshold within 0..1, got {card.conformal}")
         return card

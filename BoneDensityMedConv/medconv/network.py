@@ -188,7 +188,13 @@ def build_network(architecture: Architecture) -> nn.Module:
     outputs, reading = READINGS[architecture.head]
     if architecture.head == "classes":
         outputs = architecture.num_classes
+    if architecture.logit_scale != 1.0:
+        reading = _scaled(reading, architecture.logit_scale)
     return ResNet3D(block, depths, architecture.width, architecture.in_channels, outputs, reading, architecture.texture)
+
+
+def _scaled(reading: Callable[[Tensor], Tensor] | None, scale: float) -> Callable[[Tensor], Tensor]:
+    return lambda outputs: scale * (outputs if reading is None else reading(outputs))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +115,12 @@ def architecture(name: str, *, width: int, in_channels: int, head: str) -> Archi
 
 
 def describe(
-    input_size_zyx: tuple[int, int, int], *, width: int = 64, in_channels: int = 1, timed: bool = False
-) -> list[BackboneFigures]:
-    """Parameters and cost of every backbone at one input size; `timed` also runs each, on this processor."""
+    input_size_zyx: tuple[int, int, int], names: Iterable[str] = tuple(BACKBONES), *, width: int = 64,
+    in_channels: int = 1, timed: bool = False,
+) -> list[BackboneFigures]:  # fmt: skip
+    """Parameters and cost of backbones at one input size; `timed` also runs each, on this processor."""
     rows = []
-    for spec in _ALL:
+    for spec in (find(name) for name in names):
         options: dict[str, Any] = {"width": width if spec.scales else 64, "in_channels": in_channels}
         with torch.device("meta"):
             network = build(spec.name, input_size_zyx=input_size_zyx, **options)

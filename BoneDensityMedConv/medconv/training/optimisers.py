@@ -81,16 +81,21 @@ class Optimiser:
         """Gradients of a loss, scaled where half precision needs it. Calls add up until the step."""
         self._scaler.scale(loss).backward()
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+    def zero_grad(self) -> None:
+        """Forget the gradients; `step` does so by itself."""
+        self._base.zero_grad(set_to_none=True)
+
+    def step(self, closure: Callable[[], Tensor | float]) -> float:
         """One change of the weights; returns the loss before it.
 
-        closure: computes the batch's loss, calls `backward`, returns the loss. SAM calls it twice.
+        closure: computes the batch's loss, calls `backward` (or scales with the same scaler), returns the loss. SAM
+        calls it twice.
         """
         if not self._schedule_free:
             for group in self._base.param_groups:
                 group["lr"] = self.learning_rate
-        self._base.zero_grad(set_to_none=True)
-        loss = closure()
+        self.zero_grad()
+        loss = _number(closure())
         if self.settings.name == SAM:
             self._gradient_uphill(closure)
         self._scaler.unscale_(self._base)
@@ -98,9 +103,9 @@ class Optimiser:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         self._scaler.step(self._base)
         self._scaler.update()
-        self._base.zero_grad(set_to_none=True)
+        self.zero_grad()
         self.steps += 1
-        return loss.detach()
+        return loss
 
     def train_mode(self) -> None:
         """Before training: schedule-free AdamW puts the weights it takes gradients at into the network."""
@@ -122,7 +127,7 @@ class Optimiser:
         self._scaler.load_state_dict(state["scaler"])
         self.steps = state["steps"]
 
-    def _gradient_uphill(self, closure: Callable[[], Tensor]) -> None:
+    def _gradient_uphill(self, closure: Callable[[], Tensor | float]) -> None:
         """Replace the gradient by that at the weights' worst neighbour (Foret et al. 2021, Algorithm 1, p = 2)."""
         with_gradient = [p for p in self.parameters if p.grad is not None]
         gradients = [p.grad for p in with_gradient]
@@ -133,7 +138,7 @@ class Optimiser:
         with torch.no_grad():
             for parameter, gradient in zip(with_gradient, gradients, strict=True):
                 parameter.add_(gradient, alpha=self.settings.sam_rho / float(length))
-        self._base.zero_grad(set_to_none=True)
+        self.zero_grad()
         with _batch_norm_unmoved(self._network) if self._network is not None else nullcontext():
             closure()
         with torch.no_grad():
@@ -160,7 +165,8 @@ def make_optimiser(
 def weight_average(network: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of weights and buffers; call `update_parameters(network)` after each step.
 
-    Its state_dict goes into the checkpoint; `average.module` is the averaged network.
+    The first call takes the weights whole. Its state_dict goes into the checkpoint; `average.module` is the averaged
+    network (whose BatchNorm counters mean nothing: torch averages them as whole numbers).
     """
     if not 0.0 < decay < 1.0:
         raise UsageError("ema_decay", f"The average's decay must lie between 0 and 1, got {decay:g}.", "Usual: 0.999.")
@@ -170,6 +176,10 @@ def weight_average(network: nn.Module, decay: float) -> AveragedModel:
 def refresh_batch_norm(network: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Gather BatchNorm's means and variances anew from some training batches, at the weights as they are now."""
     update_bn(inputs, network)
+
+
+def _number(loss: Tensor | float) -> float:
+    return float(loss.detach()) if isinstance(loss, Tensor) else loss
 
 
 @contextmanager

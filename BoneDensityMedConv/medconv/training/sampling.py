@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from medconv.types import UsageError
@@ -108,7 +110,7 @@ def augment(
     crop: NDArray[np.uint8], settings: Augmentation, window_hu: Window, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """One varied crop (C, z, y, x), 0 to 1. Every part draws its numbers whether it is on or off: switching one off
-    leaves the others as they were. Voxels at 0 (outside L1) stay 0 under noise, gain and offset.
+    leaves the others as they were. Voxels at 0 (outside L1) stay 0 under gain, offset and noise.
     """
     mirrored = rng.random() < 0.5 and settings.mirror
     shift = rng.integers(-settings.shift_voxels, settings.shift_voxels + 1, 3)
@@ -124,9 +126,12 @@ def augment(
     varied /= LEVELS
     low, width = window_hu[0], window_hu[1] - window_hu[0]
     if settings.gain or settings.offset_hu or settings.noise_hu:
-        hu = (low + width * varied) * gain + offset + rng.normal(0.0, 1.0, varied.shape) * settings.noise_hu
-        varied = np.where(varied > 0, np.clip((hu - low) / width, 0.0, 1.0), 0.0)
-    return varied.astype(np.float32, copy=False)
+        inside = varied > 0
+        hu = (low + width * varied[inside]) * gain + offset
+        if settings.noise_hu:
+            hu += rng.standard_normal(hu.shape, np.float32) * settings.noise_hu
+        varied[inside] = np.clip((hu - low) / width, 0.0, 1.0)
+    return varied
 
 
 def shifted(crop: NDArray[np.uint8], shift_zyx: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -185,9 +190,11 @@ def _rotation(degrees_zyx: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _moved(crop: NDArray[np.float32], matrix: NDArray[np.float64], shift: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Rotated and scaled about the crop's centre and shifted, in one linear interpolation."""
-    from scipy import ndimage
-
-    centre = (np.array(crop.shape[1:]) - 1) / 2.0
-    offset = centre - matrix @ (centre + shift)
-    return np.stack([ndimage.affine_transform(c, matrix, offset, order=1) for c in crop])
+    """Rotated and scaled about the crop's centre and shifted, in one linear interpolation; outside is 0."""
+    half = np.maximum((np.array(crop.shape[1:]) - 1) / 2.0, 0.5)
+    # Torch counts from −1 to 1 and in x, y, z; a voxel of the result at v comes from matrix @ (v − shift).
+    linear = matrix * half / half[:, None]
+    theta = np.column_stack([linear[::-1, ::-1], -(matrix @ shift / half)[::-1]])
+    whole = torch.from_numpy(crop)[None]  # (1, C, z, y, x)
+    grid = F.affine_grid(torch.from_numpy(theta)[None].float(), list(whole.shape), align_corners=True)
+    return F.grid_sample(whole, grid, align_corners=True)[0].numpy()

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from medconv import RESEARCH_USE_ONLY, __version__
 from medconv.command_line import Commands, add_compare, add_predict, add_segment, add_segmenters
+from medconv.evaluate_command import add_evaluate
 from medconv.explain_command import add_explain
+from medconv.reproduce_command import add_reproduce
 from medconv.simulate_command import add_simulate
 from medconv.types import MedConvError, UsageError
 
@@ -61,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_segmenters(commands)
     add_simulate(commands)
+    add_evaluate(commands)
+    add_reproduce(commands)
     _add_panel(commands)
     _add_weights(commands)
     _add_bench(commands)

@@ -17,6 +17,7 @@ from medconv.config import ModelCard
 from medconv.grid import cut_ct, index3
 from medconv.hounsfield import check_finite, check_hounsfield
 from medconv.inference import LoadedModel
+from medconv.prediction_set import prediction_set, set_notes
 from medconv.segmenter import SPOKEN_NAMES
 from medconv.slices import check_slices
 from medconv.types import (
@@ -165,18 +166,14 @@ def measure(
 
 def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adjustment) -> Prediction:
     """Logits and tau to probabilities, class and notes: no image and no network needed."""
-    probabilities = tau_adjustment.adjust(
-        measured.logits,
-        adjustment,
-        class_prior=card.class_prior,
-        minority_classes=card.minority_classes,
-        tau1_train=card.tau1_train,
-    )
+    probabilities = _probabilities(measured, card, adjustment)
     t_score_class = tscore.most_probable(probabilities)
+    possible = _possible_classes(measured, card)
     notes = [
         *case.quality,
         *measured.quality,
         *tscore.agreement_notes(t_score_class, measured.attenuation.mean_hu, case.vertebra),
+        *(set_notes(possible, card.conformal["alpha"]) if possible else ()),
         *_model_notes(card, case.ct, adjustment),
     ]
     return Prediction(
@@ -190,7 +187,25 @@ def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adju
         model=ModelIdentity(card.name, card.sha256, card.trained_on),
         device=measured.device,
         timing_s=measured.timing_s,
+        prediction_set=possible,
     )
+
+
+def _probabilities(measured: Measured, card: ModelCard, adjustment: Adjustment) -> dict[TScoreClass, float]:
+    return tau_adjustment.adjust(
+        measured.logits,
+        adjustment,
+        class_prior=card.class_prior,
+        minority_classes=card.minority_classes,
+        tau1_train=card.tau1_train,
+    )
+
+
+def _possible_classes(measured: Measured, card: ModelCard) -> tuple[TScoreClass, ...]:
+    """The conformal set, by the weights' own adjustment whatever the reader chose; () for weights without one."""
+    if not card.conformal:
+        return ()
+    return prediction_set(_probabilities(measured, card, card.default_adjustment), card.conformal["threshold"])
 
 
 def _level_notes(level: LevelChoice, told: Iterable[QualityNote]) -> list[QualityNote]:

@@ -3,7 +3,7 @@
 Ordinal conformal prediction: starting with the most probable class, the set grows to the more probable neighbour until
 it holds more than a threshold of the probability (Lu, Angelopoulos and Pomerantz, MICCAI 2022). The threshold comes
 with the weights; it was set on validation patients (`training.conformal`), so the coverage holds for patients like
-these. The set follows the training population's class frequencies and does not move with tau.
+these. The set grows from the answer that the weights' own adjustment gives, and does not move with tau.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES = {
 def mass_before(probabilities: Mapping[TScoreClass, float]) -> dict[TScoreClass, float]:
     """How much probability the growing set holds when each class is reached: 0 for the most probable one.
 
-    probabilities: of the training population, summing to 1. Of equals the lower density comes first.
+    probabilities: with the weights' own adjustment, summing to 1. Of equals the lower density comes first.
     """
     p = [probabilities[c] for c in CLASS_ORDER]
     low = high = max(range(len(p)), key=lambda i: (p[i], i))

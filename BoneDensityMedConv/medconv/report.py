@@ -27,6 +27,7 @@ def result_document(prediction: Prediction, level: dict[str, Any] | None = None)
         "t_score_class": str(prediction.t_score_class),
         "probabilities": {str(c): p for c, p in prediction.probabilities.items()},
         "logits": {str(c): logit for c, logit in prediction.logits.items()},
+        "prediction_set": [str(c) for c in prediction.prediction_set] or None,
         "adjustment": {"method": adjustment.method, "tau1": adjustment.tau1, "tau2": adjustment.tau2},
         "attenuation": vars(prediction.attenuation).copy(),
         "l1": {
@@ -69,6 +70,7 @@ def _frame(status: str) -> dict[str, Any]:
         "t_score_class": None,
         "probabilities": None,
         "logits": None,
+        "prediction_set": None,
         "adjustment": None,
         "attenuation": None,
         "l1": None,

@@ -134,6 +134,8 @@ def _making(document: Mapping[str, Any], vertebra: str) -> str:
         f"{vertebra} centre": f"{center} mm (right-anterior-superior)",
         "Device": f"{document['device']}, {seconds:.2f} s",
     }
+    if possible := document.get("prediction_set"):
+        rows["Classes that remain possible"] = f"{' or '.join(possible)} (conformal set of the weights' own adjustment)"
     if "segment" in timing:
         rows["Segmentation"] = f"{timing['segment']:.1f} s of these"
     return facts_table(rows)

@@ -263,7 +263,11 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one case. `logits` are the network's own, unadjusted; classes are keyed by name."""
+    """The answer for one case. `logits` are the network's own, unadjusted; classes are keyed by name.
+
+    prediction_set: the classes that remain possible (`medconv.prediction_set`); empty if the weights bring no
+    threshold for it.
+    """
 
     t_score_class: TScoreClass
     probabilities: Mapping[TScoreClass, float]
@@ -275,3 +279,4 @@ class Prediction:
     model: ModelIdentity
     device: str
     timing_s: Mapping[str, float]
+    prediction_set: tuple[TScoreClass, ...] = ()

@@ -21,8 +21,8 @@ from medconv.config import CLASS_ORDER
 from medconv.training.calibration import fit_logit_scale
 from medconv.training.cases import VALIDATION
 from medconv.training.conformal import ALPHA, fit_class_thresholds, fit_threshold
-from medconv.training.intervals import bootstrap_weights, resampled
-from medconv.training.metrics import METRICS, OSTEOPOROSIS, IntArray, balanced_accuracy
+from medconv.training.intervals import bootstrap_weights, spreads
+from medconv.training.metrics import OSTEOPOROSIS, IntArray, balanced_accuracy
 from medconv.training.predictions import Predictions
 from medconv.training.test_readings import readings_of
 from medconv.types import Adjustment, FloatArray, InputRefused, TScoreClass, UsageError
@@ -83,7 +83,7 @@ class AdjustmentChoice:
 class RunChoice:
     """All that was chosen on a run's validation set. Logits are multiplied by `logit_scale` before anything else.
 
-    conformal_threshold, class_thresholds: of `conformal`, on the training population's probabilities.
+    conformal_threshold, class_thresholds: of `conformal`, on the probabilities with this adjustment.
     decision_thresholds: of P(osteoporosis) at the training population's frequencies. "rule_out": at or above it lay
     90 % of the validation patients with osteoporosis; "rule_in": below it 90 % of those without.
     cases_by_class, case_ids_sha256: which patients chose. test_readings_before: how often the run's test set had been
@@ -149,23 +149,21 @@ def choose_on_validation(predictions: Predictions, alpha: float = ALPHA) -> RunC
             "tau, scale and thresholds are chosen on the validation split only.",
         )
     if len(predictions) == 0:
-        raise UsageError(
-            "validation_empty", "The validation split has no case.", "Give it a few of each class."
-        )
+        raise UsageError("validation_empty", "The validation split has no case.", "Give it a few of each class.")
     reading, classes = LogitReading.of(predictions), predictions.classes
     scale = fit_logit_scale(
         predictions.logits, classes, reading.log_prior, reading.tau1_train, _sample_prior(predictions)
     )
     logits = predictions.logits * scale
     chosen = choose_adjustment(reading, logits, classes)
-    natural = reading.natural(logits)
+    natural, shown = reading.natural(logits), reading.probabilities(logits, chosen.adjustment)
     return RunChoice(
         logit_scale=scale,
         adjustment=chosen.adjustment,
         minority_classes=reading.minority_classes,
         alpha=alpha,
-        conformal_threshold=fit_threshold(classes, natural, alpha),
-        class_thresholds=fit_class_thresholds(classes, natural, alpha),
+        conformal_threshold=fit_threshold(classes, shown, alpha),
+        class_thresholds=fit_class_thresholds(classes, shown, alpha),
         decision_thresholds=decision_thresholds(classes, natural[:, OSTEOPOROSIS]),
         reason=chosen.reason,
         candidates=chosen.candidates,
@@ -197,9 +195,10 @@ def choose_adjustment(reading: LogitReading, logits: FloatArray, classes: IntArr
     scores = {adjustment: balanced_accuracy(classes, p) for adjustment, p in found.items()}
     best = max(scores, key=lambda adjustment: scores[adjustment])
     weights = bootstrap_weights(classes, [str(i) for i in range(len(classes))], RESAMPLES, seed=0)
-    metric = METRICS["balanced_accuracy"]
-    gains = resampled(metric, classes, found[best], weights) - resampled(metric, classes, found[theory], weights)
-    gain, error = scores[best] - scores[theory], float(np.std(gains))
+    of_best, of_theory = (
+        spreads(classes, found[a], weights, ("balanced_accuracy",))["balanced_accuracy"] for a in (best, theory)
+    )
+    gain, error = scores[best] - scores[theory], float(np.std(of_best.minus(of_theory).resamples))
     chosen = best if gain > error else theory
     reason = (
         f"On validation {describe(best)} had the best balanced accuracy ({scores[best]:.3f}); {describe(theory)}, "
@@ -226,6 +225,11 @@ def describe(adjustment: Adjustment) -> str:
 def hash_of(case_ids: Sequence[str]) -> str:
     """SHA-256 of the sorted case ids: which cases, without naming them."""
     return hashlib.sha256("\n".join(sorted(case_ids)).encode()).hexdigest()
+
+
+def hash_of_file(run: Path) -> str:
+    """SHA-256 of RUN/choice.json: with which choice a test set is read."""
+    return hashlib.sha256((run / CHOICE_FILE).read_bytes()).hexdigest()
 
 
 def _sample_prior(predictions: Predictions) -> FloatArray:

@@ -36,7 +36,7 @@ def finite_sample_quantile(scores: FloatArray, alpha: float) -> float:
 
 
 def fit_threshold(targets: IntArray, probabilities: FloatArray, alpha: float = ALPHA) -> float:
-    """The threshold for all patients. probabilities: of the training population, (n, 3)."""
+    """The threshold for all patients. probabilities: with the chosen adjustment, (n, 3)."""
     return finite_sample_quantile(class_scores(probabilities)[np.arange(len(targets)), targets], alpha)
 
 

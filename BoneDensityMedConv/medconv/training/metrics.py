@@ -6,7 +6,7 @@ look with a library; tests compare them with scikit-learn and torchmetrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from medconv.types import FloatArray
 IntArray = NDArray[np.int64]
 CLASSES = tuple(range(len(CLASS_ORDER)))  # normal, osteopenia, osteoporosis
 OSTEOPOROSIS = 2
-# targets (n,), probabilities (n, 3), weights of the cases (R, n) → one figure for each of the R weightings
-Metric = Callable[[IntArray, FloatArray, FloatArray], FloatArray]
 
 
 def answers(probabilities: FloatArray) -> IntArray:
@@ -91,27 +89,14 @@ def two_classes_off_of(confusion: FloatArray) -> FloatArray:
     return _ratio(confusion[..., 0, 2] + confusion[..., 2, 0], confusion.sum(axis=(-2, -1)))
 
 
-def _of_confusion(function: Callable[[FloatArray], FloatArray]) -> Metric:
-    return lambda targets, p, weights: function(confusions(targets, answers(p), weights))
-
-
-def _macro_auc(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:
-    return np.asarray(np.mean([roc_auc(targets == c, probabilities[:, c], weights) for c in CLASSES], axis=0))
-
-
-def _osteoporosis_auc(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:
-    return roc_auc(targets == OSTEOPOROSIS, probabilities[:, OSTEOPOROSIS], weights)
-
-
-METRICS: Mapping[str, Metric] = {
-    "balanced_accuracy": _of_confusion(lambda confusion: np.nanmean(recalls_of(confusion), axis=-1)),
-    "accuracy": _of_confusion(accuracy_of),
-    "macro_specificity": _of_confusion(lambda confusion: np.nanmean(specificities_of(confusion), axis=-1)),
-    "weighted_f1": _of_confusion(weighted_f1_of),
-    "macro_auc": _macro_auc,
-    "osteoporosis_auc": _osteoporosis_auc,
-    "quadratic_kappa": _of_confusion(quadratic_kappa_of),
-    "two_classes_off": _of_confusion(two_classes_off_of),
+# Name → from confusion matrices (..., 3, 3) to the figure (...).
+OF_CONFUSION: Mapping[str, Callable[[FloatArray], FloatArray]] = {
+    "balanced_accuracy": lambda confusion: np.nanmean(recalls_of(confusion), axis=-1),
+    "accuracy": accuracy_of,
+    "macro_specificity": lambda confusion: np.nanmean(specificities_of(confusion), axis=-1),
+    "weighted_f1": weighted_f1_of,
+    "quadratic_kappa": quadratic_kappa_of,
+    "two_classes_off": two_classes_off_of,
 }
 LABELS: Mapping[str, str] = {
     "balanced_accuracy": "Balanced accuracy (macro sensitivity)",
@@ -125,14 +110,37 @@ LABELS: Mapping[str, str] = {
 }
 
 
+METRICS = tuple(LABELS)
+
+
+def compute(
+    targets: IntArray, probabilities: FloatArray, weights: FloatArray, names: Collection[str] = METRICS
+) -> dict[str, FloatArray]:
+    """Figures by name, one for each weighting of the cases, shape (R,). weights: (R, n)."""
+    counts = confusions(targets, answers(probabilities), weights)
+    found = {name: OF_CONFUSION[name](counts) for name in names if name in OF_CONFUSION}
+    wanted = CLASSES if "macro_auc" in names else ((OSTEOPOROSIS,) if "osteoporosis_auc" in names else ())
+    areas = {c: roc_auc(targets == c, probabilities[:, c], weights) for c in wanted}
+    if "macro_auc" in names:
+        found["macro_auc"] = np.mean(list(areas.values()), axis=0)
+    if "osteoporosis_auc" in names:
+        found["osteoporosis_auc"] = areas[OSTEOPOROSIS]
+    return {name: found[name] for name in names}
+
+
 def figure(name: str, targets: IntArray, probabilities: FloatArray) -> float:
-    """One figure of METRICS for the cases as they are; NaN where it is not defined."""
-    return float(METRICS[name](targets, probabilities, np.ones((1, len(targets))))[0])
+    """One figure for the cases as they are; NaN where it is not defined."""
+    return float(compute(targets, probabilities, np.ones((1, len(targets))), (name,))[name][0])
 
 
 def balanced_accuracy(targets: IntArray, probabilities: FloatArray) -> float:
     """Mean of the classes' recalls: macro sensitivity. Logits serve as well as probabilities."""
     return figure("balanced_accuracy", targets, probabilities)
+
+
+def osteoporosis_auc(targets: IntArray, probabilities: FloatArray) -> float:
+    """AUC of osteoporosis against the rest."""
+    return figure("osteoporosis_auc", targets, probabilities)
 
 
 def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:

@@ -7,36 +7,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medconv.config import ModelCard
-
-ROWS = {
-    "balanced_accuracy": "Balanced accuracy (macro sensitivity)",
-    "macro_specificity": "Specificity (macro)",
-    "weighted_f1": "F1 (weighted)",
-    "macro_auc": "AUC (macro, one-versus-rest)",
-    "osteoporosis_auc": "AUC osteoporosis against the rest",
-    "accuracy": "Accuracy at the cohort's own frequencies",
-    "two_classes_off": "Two classes off",
-}
+from medconv.config import CLASS_ORDER, ModelCard
+from medconv.training.intervals import told
+from medconv.training.metrics import LABELS
+from medconv.training.reader_comparison import DECISIVE
+from medconv.training.test_readings import times
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     """The figures that go into the manifest."""
 
     def short(split: Mapping[str, Any]) -> dict[str, Any]:
-        figures = {name: _rounded(split["metrics"][name]) for name in ("balanced_accuracy", "osteoporosis_auc")}
-        return {"cases": split["cases"], **figures, "ece": round(split["ece_at_cohort_prior"], 4)}
+        figures = {name: _rounded(split["metrics"][name]) for name in (*DECISIVE, "quadratic_kappa")}
+        calibrated = split["calibration"]["after_scaling"]
+        return {"cases": split["cases"], **figures, **{name: round(calibrated[name], 4) for name in ("ece", "brier")}}
 
-    readers = report["readers_on_test"]
-    return {
-        "reference_standard": "simulated T-score",
+    test = report["test"]
+    found = {
+        "reference_standard": test["reference_standard"],
         "validation": short(report["validation"]),
-        "test": short(report["test"]),
-        "bayes_ceiling": {name: round(value, 4) for name, value in report["ceiling"].items()},
-        "hu_only_on_test": {
-            name: _rounded(readers["hu_only"]["metrics"][name]) for name in ("balanced_accuracy", "osteoporosis_auc")
-        },
+        "test": short(test),
+        "test_readings": len(report["test_readings"]),
+        "conformal_coverage_on_test": _rounded(test["conformal"]["all_patients"]["overall"]),
     }
+    if test["ideal"]:
+        found["bayes_ceiling"] = {name: round(value, 4) for name, value in test["ideal"]["ceiling"].items()}
+        found["share_of_ceiling"] = {name: _rounded(f) for name, f in test["ideal"]["share_of_ceiling"].items()}
+    if test["hu"]:
+        strongest = test["hu"]["readers"][test["hu"]["strongest"]]
+        found["strongest_hu_reader_on_test"] = {"reader": strongest["label"]} | {
+            name: _rounded(strongest["metrics"][name]) for name in DECISIVE
+        }
+        found["verdict"] = test["hu"]["verdict"]
+    return found
 
 
 def write_manifest(path: Path, card: ModelCard) -> None:
@@ -48,8 +51,7 @@ def write_manifest(path: Path, card: ModelCard) -> None:
 
 def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> str:
     """MODEL_CARD.md."""
-    settings, readers, ceiling = report["settings"], report["readers_on_test"], report["ceiling"]
-    network = report["test"]["metrics"]
+    settings, choice, test = report["settings"], report["choice"], report["test"]
     size = "x".join(map(str, card.preprocessing.size_xyz))
     return "\n".join(
         [
@@ -60,10 +62,13 @@ def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> 
             f"Intended use: {card.intended_use}",
             "",
             "## What it is",
-            f"A 3D ResNet-50 of width {card.architecture.width} (the original has 64), {size_bytes / 1e6:.1f} MB in "
-            f"half precision, licence {card.licence}. Input: L1 alone (everything else masked), {size} voxels of "
+            f"A 3D {card.architecture.name} of width {card.architecture.width} (the original has 64)"
+            f"{', with the local unevenness of bone as a second input' if card.architecture.texture else ''}, "
+            f"{size_bytes / 1e6:.1f} MB in half precision, licence {card.licence}. "
+            f"Input: L1 alone (everything else masked), {size} voxels of "
             f"{card.preprocessing.spacing_mm:g} mm, window {card.preprocessing.window_hu[0]:g} to "
-            f"{card.preprocessing.window_hu[1]:g} HU. Output: logits of normal, osteopenia, osteoporosis.",
+            f"{card.preprocessing.window_hu[1]:g} HU{_voltage(card)}. Output: logits of normal, osteopenia, "
+            "osteoporosis.",
             "",
             "## Data",
             f"{settings['cases']} simulated patients for training, {report['validation']['cases']} for validation, "
@@ -77,31 +82,26 @@ def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> 
             f"{settings['train']['learning_rate']:g}, weight decay {settings['train']['weight_decay']:g}, batch "
             f"{settings['train']['batch_size']}, {settings['train']['epochs']} epochs with cosine decay, mirroring and "
             f"shifts. Epoch {report['epoch_chosen']} had the best class-balanced likelihood on validation. The logits "
-            f"were scaled by {report['logit_scale']:.3f} (temperature scaling on validation). "
-            f"{report['choice']['reason']}",
+            f"were scaled by {choice['logit_scale']:.3f} (temperature scaling on validation). {choice['reason']}",
             "",
             "## Figures",
-            "95 % intervals by bootstrap over patients (stratified). The test set was read once, after all choices.",
+            *([test["hu"]["verdict"], ""] if test["hu"] else []),
+            f"Reference standard of every figure: {test['reference_standard']}. 95 % intervals: Wilson for shares of "
+            "patients, stratified bootstrap over patients for the rest. Everything was chosen on validation; the test "
+            f"set has been read {times(len(report['test_readings']))} by this run.",
             "",
             *_table(report),
             "",
-            "Calibration at the cohort's frequencies (log_prior, tau2 = 0): ECE "
-            f"{report['test']['ece_at_cohort_prior']:.3f} on the test set. Confusion on the test set, rows truth, "
-            "columns answer (normal, osteopenia, osteoporosis): "
-            f"{report['test']['confusion']}.",
-            "",
-            _ceiling_sentence(network, ceiling, readers["ideal_reader"]["metrics"]),
-            "",
-            f"Against HU alone (cumulative logit on L1's median HU, same patients): "
-            f"{_verdict(readers['hu_only']['network_minus_reader'])}",
-            "",
-            "Against HU alone brought to 120 kVp by the published factors: "
-            f"{_verdict(readers['hu_only_kvp_corrected']['network_minus_reader'])}",
-            "",
+            *_ceiling(test),
+            *_against_hu(test),
+            *_calibration(test),
+            *_sets(test),
+            *_confusion(test),
             "## Limits",
             "- The simulator is a sketch: no fractures, no osteoporosis treatment, no metal, one body type, idealised "
             "degeneration. What the network learned about real bone is unknown.",
-            "- It depends on the tube voltage (not corrected) and on contrast agent, as HU itself does.",
+            "- Contrast agent moves its answers, as it moves HU itself"
+            + ("." if card.preprocessing.reference_kvp else ", and so does the tube voltage, which is not corrected."),
             "- WHO classes are meant for postmenopausal women and men over 50; age and sex are not simulated.",
             "- No real patient with a DXA was used, so no accuracy on patients can be claimed.",
             "",
@@ -110,8 +110,9 @@ def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> 
             f"python -m medconv.training.demonstration --out RUN --cases {settings['cases']} "
             f"--validation-cases {settings['validation_cases']} --test-cases {settings['test_cases']} "
             f"--epochs {settings['train']['epochs']} --batch-size {settings['train']['batch_size']} "
-            f"--width {card.architecture.width} --weight-decay {settings['train']['weight_decay']:g} "
-            f"--seed {settings['seed']}",
+            f"--width {card.architecture.width} --learning-rate {settings['train']['learning_rate']:g} "
+            f"--weight-decay {settings['train']['weight_decay']:g} --tau1 {settings['train']['tau1']:g} "
+            f"{'--texture ' if card.architecture.texture else ''}--seed {settings['seed']}",
             "```",
             f"File {card.file}, SHA-256 {card.sha256}",
             "",
@@ -120,48 +121,101 @@ def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> 
 
 
 def _table(report: Mapping[str, Any]) -> list[str]:
-    readers = report["readers_on_test"]
+    test = report["test"]
     columns = {
         f"Network, validation (n = {report['validation']['cases']})": report["validation"]["metrics"],
-        f"Network, test (n = {report['test']['cases']})": report["test"]["metrics"],
-        "HU only, test": readers["hu_only"]["metrics"],
-        "HU only, kVp-corrected, test": readers["hu_only_kvp_corrected"]["metrics"],
-        "Ideal reader, test": readers["ideal_reader"]["metrics"],
+        f"Network, test (n = {test['cases']})": test["metrics"],
     }
+    if test["hu"]:
+        columns |= {f"{reader['label']}, test": reader["metrics"] for reader in test["hu"]["readers"].values()}
+    if test["ideal"]:
+        columns["Ideal reader, test"] = test["ideal"]["ideal_reader"]["metrics"]
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, label in ROWS.items():
-        lines.append(f"| {label} | " + " | ".join(_interval(figures[name]) for figures in columns.values()) + " |")
+    for name, label in LABELS.items():
+        lines.append(f"| {label} | " + " | ".join(told(figures[name]) for figures in columns.values()) + " |")
     return lines
 
 
-def _ceiling_sentence(network: Mapping[str, Any], ceiling: Mapping[str, float], ideal: Mapping[str, Any]) -> str:
-    accuracy, auc = network["balanced_accuracy"]["value"], network["osteoporosis_auc"]["value"]
-    best_accuracy, best_auc = ceiling["balanced_accuracy"], ceiling["auc_osteoporosis"]
-    return (
-        f"The best that any reader could do on this cohort (Bayes ceiling): balanced accuracy {best_accuracy:.3f}, "
-        f"osteoporosis AUC {best_auc:.3f}. The network reaches {accuracy / best_accuracy:.1%} and {auc / best_auc:.1%} "
-        f"of it. On these very test patients an ideal reader, who knows each patient's hidden signal, scores "
-        f"{ideal['balanced_accuracy']['value']:.3f} and {ideal['osteoporosis_auc']['value']:.3f}."
-    )
-
-
-def _verdict(gain: Mapping[str, Mapping[str, float]]) -> str:
-    parts = [
-        f"{label} {_interval(gain[name], signed=True)}"
-        for name, label in (("balanced_accuracy", "balanced accuracy"), ("osteoporosis_auc", "osteoporosis AUC"))
+def _ceiling(test: Mapping[str, Any]) -> list[str]:
+    found = test["ideal"]
+    if not found:
+        return []
+    ceiling, share, ideal = found["ceiling"], found["share_of_ceiling"], found["ideal_reader"]["metrics"]
+    of_ideal = found["share_of_ideal_reader"]
+    return [
+        "The best that any reader could do on this cohort (Bayes ceiling): balanced accuracy "
+        f"{ceiling['balanced_accuracy']:.3f}, osteoporosis AUC {ceiling['auc_osteoporosis']:.3f}. The network reaches "
+        f"{_percent(share['balanced_accuracy'])} and {_percent(share['osteoporosis_auc'])} of it. On these very test "
+        "patients an ideal reader, who knows each patient's hidden signal, scores "
+        f"{ideal['balanced_accuracy']['value']:.3f} and {ideal['osteoporosis_auc']['value']:.3f}; the network reaches "
+        f"{_percent(of_ideal['balanced_accuracy'])} and {_percent(of_ideal['osteoporosis_auc'])} of that.",
+        "",
     ]
-    if all(gain[name]["low"] > 0 for name in gain):
-        verdict = "the network is better"
-    elif all(gain[name]["low"] <= 0 for name in gain):
-        verdict = "the network does not beat HU alone"
-    else:
-        verdict = "the network is better in one figure, not clearly in the other"
-    return f"{', '.join(parts)}: {verdict}."
 
 
-def _interval(figure: Mapping[str, float], signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    return f"{figure['value']:{sign}.3f} ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})"
+def _against_hu(test: Mapping[str, Any]) -> list[str]:
+    found = test["hu"]
+    if not found:
+        return ["HU alone could not be compared: no measured L1 attenuation.", ""]
+    lines = [
+        f"Against HU alone (cumulative logit on L1's median HU, fitted on the training patients; {found['cases']} test "
+        f"patients, {found['without_hu']} without a measurable HU left out). Network minus reader:",
+        "",
+    ]
+    for name, reader in found["readers"].items():
+        gains = ", ".join(
+            f"{label} {told(reader['network_minus_reader'][metric], signed=True)}" for metric, label in DECISIVE.items()
+        )
+        mark = " (the strongest by its likelihood on the training patients)" if name == found["strongest"] else ""
+        lines.append(
+            f"- {reader['label']}{mark}: {gains}; p = {reader['mcnemar']['p_value']:.2g} (McNemar, accuracy), "
+            f"{reader['delong_osteoporosis_auc']['p_value']:.2g} (DeLong, AUC)."
+        )
+    return [*lines, ""]
+
+
+def _calibration(test: Mapping[str, Any]) -> list[str]:
+    found = test["calibration"]
+    after = found["after_scaling"]
+    return [
+        f"Calibration at the cohort's frequencies (log_prior, tau2 = 0): ECE {after['ece']:.3f} (a perfectly "
+        f"calibrated reader stays below {found['ece_by_chance']:.3f} in 95 % of such test sets), class-wise ECE "
+        f"{after['classwise_ece']:.3f}, Brier score {after['brier']:.3f} (0 to 2).",
+        "",
+    ]
+
+
+def _sets(test: Mapping[str, Any]) -> list[str]:
+    found = test["conformal"]
+    cover = found["all_patients"]
+    by_class = ", ".join(f"{c} {told(cover['by_class'][str(c)])}" for c in CLASS_ORDER)
+    return [
+        f"Conformal sets of neighbouring classes, promised to hold the truth in {1 - found['alpha']:.0%} (threshold "
+        f"{found['threshold']:.3f} from validation): they held it in {told(cover['overall'])} of the test patients "
+        f"({by_class}), with {cover['mean_size']:.2f} classes on average and a single class in "
+        f"{told(cover['single_class'])}.",
+        "",
+    ]
+
+
+def _confusion(test: Mapping[str, Any]) -> list[str]:
+    head = "| Truth | " + " | ".join(str(c) for c in CLASS_ORDER) + " |"
+    rows = [
+        f"| {c} | " + " | ".join(f"{n} ({share:.0%})" for n, share in zip(counts, shares, strict=True)) + " |"
+        for c, counts, shares in zip(
+            CLASS_ORDER, test["confusion"]["counts"], test["confusion"]["row_shares"], strict=True
+        )
+    ]
+    return ["Answers on the test set:", "", head, "|---" * (len(CLASS_ORDER) + 1) + "|", *rows, ""]
+
+
+def _voltage(card: ModelCard) -> str:
+    reference = card.preprocessing.reference_kvp
+    return f", brought to {reference:g} kVp by how bone mineral attenuates" if reference else ""
+
+
+def _percent(share: Mapping[str, float]) -> str:
+    return f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
 
 
 def _rounded(figure: Mapping[str, float]) -> dict[str, float]:

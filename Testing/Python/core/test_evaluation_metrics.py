@@ -87,8 +87,9 @@ def test_every_figure_agrees_with_scikit_learn_for_the_cases_and_for_every_resam
     for row in (np.ones(len(targets)), *weights):
         expected = sklearn_figures(*repeated(row, targets, p))
         assert set(expected) == set(metrics.METRICS)
-        for name, metric in metrics.METRICS.items():
-            assert metric(targets, p, row[None])[0] == pytest.approx(expected[name], abs=1e-12), name
+        found = metrics.compute(targets, p, row[None])
+        for name, value in expected.items():
+            assert found[name][0] == pytest.approx(value, abs=1e-12), name
 
 
 def test_the_papers_five_figures_agree_with_torchmetrics() -> None:
@@ -158,7 +159,7 @@ def test_bootstrap_interval_covers_binomial_spread() -> None:
     right = rng.random(300) < 0.7
     p = np.eye(3)[np.where(right, targets, (targets + 1) % 3)] * 0.7 + 0.1
     weights = intervals.bootstrap_weights(targets, [str(i) for i in range(300)], 1000, seed=0)
-    found = intervals.figures(targets, p, weights)["balanced_accuracy"]
+    found = intervals.figures(intervals.spreads(targets, p, weights))["balanced_accuracy"]
     shares = [right[targets == c].mean() for c in range(3)]
     error = math.sqrt(sum(s * (1 - s) / 100 for s in shares)) / 3
     assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * error, rel=0.08)
@@ -178,19 +179,20 @@ def test_whole_patients_are_resampled_within_their_class() -> None:
 def test_doubling_every_patients_ct_does_not_narrow_an_interval() -> None:
     targets, p = random_readers(150)
     names = [str(i) for i in range(150)]
-    once = intervals.figures(targets, p, intervals.bootstrap_weights(targets, names, 600, 0), ["macro_auc"])
-    twice = intervals.figures(
-        np.tile(targets, 2), np.tile(p, (2, 1)),
-        intervals.bootstrap_weights(np.tile(targets, 2), names * 2, 600, 0), ["macro_auc"],
-    )  # fmt: skip
-    width = [f["macro_auc"]["high"] - f["macro_auc"]["low"] for f in (once, twice)]
+    twice = np.tile(targets, 2), np.tile(p, (2, 1))
+    width = []
+    for y, probabilities, patients in ((targets, p, names), (*twice, names * 2)):
+        weights = intervals.bootstrap_weights(y, patients, 600, seed=0)
+        found = intervals.spreads(y, probabilities, weights, ("macro_auc",))["macro_auc"].interval()
+        width.append(found["high"] - found["low"])
     assert width[1] == pytest.approx(width[0], rel=1e-9)
 
 
 def test_paired_difference_of_a_reader_with_himself_is_nothing() -> None:
     targets, p = random_readers(80)
     weights = intervals.bootstrap_weights(targets, [str(i) for i in range(80)], 50, 0)
-    for found in intervals.paired_differences(targets, p, p, weights).values():
+    own = intervals.spreads(targets, p, weights)
+    for found in intervals.differences(own, own).values():
         assert (found["value"], found["low"], found["high"]) == (0.0, 0.0, 0.0)
 
 
@@ -204,7 +206,7 @@ def test_delong_gives_the_mann_whitney_areas_the_bootstraps_spread_and_the_p_of_
     rng = np.random.default_rng(4)
     positive = np.arange(160) < 50
     signal = positive * 1.0 + rng.normal(0, 1, 160)
-    first, second = signal + rng.normal(0, 0.3, 160), signal + rng.normal(0, 1.0, 160)
+    first, second = signal + rng.normal(0, 0.3, 160), signal + rng.normal(0, 2.0, 160)
     found = intervals.delong(positive, first, second)
     m, n = 50, 110
 

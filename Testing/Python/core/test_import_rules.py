@@ -58,7 +58,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     "samples": ({"sample_data", "sample_archive"},),
     "training": ({"training"},),
     "front": (
-        {"cli", "predict_command", "segment_command", "compare_command", "segmenters_command", "plugins"},
+        {"cli", "evaluate_command", "predict_command", "segment_command", "compare_command", "segmenters_command", "reproduce_command", "plugins"},
         {"command_line", "console", "result_files", "label_map_file", "mask_source"},
         {"simulate_command", "simulate_options", "simulated_cohort", "simulation_processes"},
         {"explain_command", "explanation_picture", "explanation_report"},

@@ -1,0 +1,67 @@
+"""The demonstration's command as a whole, on toy crops: weights that load, a card that tells all, a counted test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medconv import weights
+from medconv.config import Preprocessing
+from medconv.training import choice, demonstration, metrics, test_readings
+from medconv.training.crops import CropSet
+from medconv.training.readout import network_logits
+from medconv.training.run_settings import RunSettings
+
+SMALL = Preprocessing(size_xyz=(24, 24, 20), spacing_mm=4.0)
+
+
+def toy_set(count: int, seed: int) -> CropSet:
+    """Crops whose brightness tells the class; HU tells it less well, and the signal is known."""
+    rng = np.random.default_rng(seed)
+    classes = rng.choice(3, count, p=(0.5, 0.3, 0.2))
+    level = np.array([200.0, 120.0, 50.0])[classes]
+    values = np.clip(level[:, None, None, None, None] + rng.normal(0.0, 10.0, (count, 1, 20, 24, 24)), 0, 255)
+    signals = np.array([1.0, -0.5, -2.0])[classes] + rng.normal(0, 0.5, count)
+    t_scores = np.array([0.5, -1.8, -3.0])[classes]
+    hu = level + rng.normal(0, 60, count)
+    hu[0] = np.nan
+    return CropSet(values.astype(np.uint8), classes, t_scores, signals, hu, np.full(count, 120.0))
+
+
+def test_demonstration_writes_weights_that_load_and_a_card_that_tells_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    sets = {"train": toy_set(64, 0), "validation": toy_set(48, 1), "test": toy_set(48, 2)}
+    monkeypatch.setattr(demonstration, "cached_crops", lambda folder, request, count: sets[request.split])
+    train = RunSettings(width=4, epochs=1, batch_size=8, warm_up=2, patience=0)
+    wanted = demonstration.DemonstrationSettings(
+        cases=64, validation_cases=48, test_cases=48, threads=1, resamples=50, train=train, preprocessing=SMALL
+    )
+    run, out = tmp_path / "run", tmp_path / "out"
+    card = demonstration.run_demonstration(wanted, run, tmp_path / "crops", out)
+    (entry,) = json.loads((out / "manifest.json").read_text())["models"]
+    assert entry["sha256"] == weights.sha256_of(out / card.file)
+    chosen = choice.RunChoice.load(run)
+    assert entry["conformal"] == chosen.conformal
+    network = weights.load_network(card, out / card.file)
+    reading = choice.LogitReading(card.class_prior, card.minority_classes, card.tau1_train)
+    answers = reading.probabilities(network_logits(network, sets["test"]), card.default_adjustment)
+    found = json.loads((run / "evaluation.json").read_text())
+    told = found["test"]["metrics"]["balanced_accuracy"]["value"]
+    assert told == pytest.approx(metrics.balanced_accuracy(sets["test"].classes, answers))
+    ideal = found["test"]["ideal"]["ideal_reader"]["metrics"]["balanced_accuracy"]["value"]
+    text = (out / "MODEL_CARD.md").read_text()
+    for part in (
+        "Trained on simulated CT: demonstration only", f"{told:.3f}", card.sha256, found["test"]["hu"]["verdict"],
+        f"an ideal reader, who knows each patient's hidden signal, scores {ideal:.3f}", "Kappa (quadratic weights)",
+        "Brier score", "Conformal sets", "1 without a measurable HU", "read once by this run", "(the strongest",
+    ):  # fmt: skip
+        assert part in text, part
+    assert len(test_readings.readings_of(run)) == 1
+    demonstration.run_demonstration(wanted, run, tmp_path / "crops", out)
+    assert "read twice by this run" in (out / "MODEL_CARD.md").read_text()

@@ -52,8 +52,9 @@ def judge_case(case: LabelledCase, ct: CTVolume, is_simulated: bool = False) -> 
 def l1_alone(ct: CTVolume) -> tuple[CTVolume, L1Mask]:
     """A CT that holds L1 alone, ready to be measured, and L1's mask. Raises InputRefused if it is not such a CT.
 
-    Outside L1 comes soft tissue (40 HU) instead of the constant, so that the crop's blur meets at L1's edge what it
-    meets in a whole CT; a margin is added, because such files are often cut to L1's own box.
+    Outside L1 comes soft tissue (40 HU) instead of the constant, so that the crop's blur meets at L1's edge about what
+    it meets in a whole CT: in six simulated cases the two crops then differ by 9 to 20 HU on average, with −1024 HU by
+    23 to 41. A margin is added, because such files are often cut to L1's own box.
     """
     mask = mask_of_l1_alone(ct)
     values = np.where(mask, ct.array_zyx, SOFT_TISSUE_HU).astype(np.float32)

@@ -20,6 +20,7 @@ from medconv.training.cases import Cohort, LabelledCase
 from medconv.types import InputRefused
 
 TOLD_AT_ONCE = 10
+HU_RANGE = (-32768, 32767)
 
 
 def check_leaks(
@@ -41,7 +42,8 @@ def check_leaks(
     found = {}
     for place, case in enumerate(alike):
         progress("Comparing CTs of the same size", place / len(alike))
-        found[case.case_id] = fingerprint(volume_io.read_ct(case.ct).array_zyx)
+        ct = volume_io.read_ct(case.ct)  # it owns the memory that its array shows
+        found[case.case_id] = fingerprint(ct.array_zyx)
     check_fingerprints(found)
 
 
@@ -77,15 +79,13 @@ def check_fingerprints(fingerprints: Mapping[str, str]) -> None:
 
 def fingerprint(array_zyx: NDArray[Any]) -> str:
     """SHA-256 of how often each HU occurs, and of the grid's size without its order."""
-    values = array_zyx
-    if values.dtype.kind == "f":
-        values = np.rint(np.nan_to_num(values, nan=-32768.0, posinf=32767.0, neginf=-32768.0))
-    low = int(values.min())
-    counts = np.zeros(int(values.max()) - low + 1 if values.max() - low < 1 << 20 else 1 << 20, np.int64)
-    for plane in values:  # plane by plane: no second copy of the CT as int64
-        counts += np.bincount(np.minimum(plane.ravel().astype(np.int64) - low, len(counts) - 1), minlength=len(counts))
-    head = np.array([*sorted(values.shape), low], np.int64)
-    return hashlib.sha256(head.tobytes() + counts.tobytes()).hexdigest()
+    low, high = HU_RANGE
+    counts = np.zeros(high - low + 1, np.int64)
+    for plane in array_zyx:  # plane by plane: no second copy of the CT
+        whole = np.clip(np.rint(np.nan_to_num(plane, nan=low)), low, high).astype(np.int64)
+        counts += np.bincount(whole.ravel() - low, minlength=len(counts))
+    shape = np.array(sorted(array_zyx.shape), np.int64)
+    return hashlib.sha256(shape.tobytes() + counts.tobytes()).hexdigest()
 
 
 def _counted(found: Sequence[str], one: str, many: str) -> str:

@@ -1,186 +1,242 @@
-"""The training loop: AdamW, cosine schedule, a checkpoint every epoch from which a killed run goes on identically.
+"""The training loop: one epoch after another, with a checkpoint between them from which a killed run goes on.
 
-AdamW with learning rate 1e-3 and weight decay 0.01, and cosine decay, are the authors' settings (their 200 epochs and
-batches of 8 are not: simulated data are plentiful, so fewer epochs over more patients do better).
+All that the next epoch needs is in one checkpoint that is replaced as a whole, and every random number belongs to
+(seed, epoch, place): a run that was killed at any point goes on to the same bytes as one that was left alone (on the
+CPU; on GPUs as far as their kernels are deterministic).
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
+import random
 import time
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from medconv.config import CLASS_ORDER, Architecture
-from medconv.network import build_network
-from medconv.training.crops import LEVELS, CropSet
-from medconv.training.loss import BalancedCrossEntropy
+from medconv.training import assembly, precision, run_folder, sampling
+from medconv.training.crops import LEVELS
+from medconv.training.distributed import Processes
+from medconv.training.heads import Targets
 from medconv.training.metrics import balanced_accuracy
-from medconv.types import FloatArray
+from medconv.training.optimisers import learning_rate_factor as learning_rate_factor
+from medconv.training.optimisers import refresh_batch_norm, weight_average
+from medconv.training.readout import balanced_nll, class_balanced, read_out
+from medconv.training.run_log import EpochRow, Listener, Pace, TensorBoardLog, duration, write_sheets
+from medconv.training.run_settings import RunSettings
+from medconv.training.sampling import EpochPlan, plan_epoch
+from medconv.training.training_data import TrainingData
+from medconv.types import MedConvError
 
-LOG_FIELDS = ("epoch", "train_loss", "validation_nll", "validation_balanced_accuracy", "learning_rate", "seconds")
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """All that decides a training run besides the data. tau1 = 0 gives plain cross-entropy."""
-
-    architecture: Architecture
-    epochs: int = 12
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warm_up_steps: int = 100
-    tau1: float = 1.0
-    shift_voxels: int = 2
-    seed: int = 0
+REFRESH_STEPS = 32  # batches that schedule-free training gathers batch norm's figures from
 
 
 @dataclass(frozen=True)
-class TrainedNetwork:
-    """The epoch chosen on validation: weights, its number, and the training set's class frequencies."""
+class Job:
+    """What is to be trained, and where."""
 
-    state: dict[str, Tensor]
-    epoch: int
-    class_prior: tuple[float, ...]
+    settings: RunSettings
+    data: TrainingData
+    run: Path
+    device: str
+    processes: Processes
+    listener: Listener
 
 
-def train(settings: TrainSettings, training: CropSet, validation: CropSet, run: Path) -> TrainedNetwork:
-    """Train, or go on where `run` was left; the best epoch by the balanced likelihood of the validation set.
+class Training:
+    """The state of a run between two epochs, and how one epoch leads to the next."""
 
-    run: folder for last.pt, best.pt and log.csv. Raises ValueError if it belongs to a run of other settings.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    _claim(run, settings, len(training))
-    prior = tuple(float(np.mean(training.classes == c)) for c in range(len(CLASS_ORDER)))
-    torch.manual_seed(settings.seed)
-    network = build_network(settings.architecture).to(memory_format=torch.channels_last_3d)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    steps = len(training) // settings.batch_size
-    first, best_nll = _resume(run, network, optimizer)
-    loss = BalancedCrossEntropy(prior, settings.tau1)
-    for epoch in range(first, settings.epochs):
+    def __init__(self, job: Job, accumulate: int) -> None:
+        """Fresh, or as the run's checkpoint has it."""
+        self.job, self.settings, self.accumulate = job, job.settings, accumulate
+        torch.manual_seed(self.settings.seed)
+        parts = assembly.build_parts(self.settings, job.data.class_counts)
+        self.own, self.head = parts.network, parts.head.to(job.device)
+        self.head.check(torch.from_numpy(job.data.training.t_scores))
+        checkpoint = job.processes.from_first(lambda: run_folder.load_checkpoint(job.run))
+        if checkpoint is None and (told := assembly.start_from_pretrained(self.settings, self.own)):
+            job.listener.told(told)
+        self.own.to(job.device, memory_format=torch.channels_last_3d)
+        self.average = weight_average(self.own, self.settings.ema_decay) if self.settings.ema_decay else None
+        self.network = job.processes.wrap(self.own)
+        self.steps = len(self._plan(0)) // self.settings.batch_size
+        self.amp, scaler = precision.autocast_and_scaler(self.settings, job.device)
+        self.optimiser = assembly.build_optimiser(self.settings, self.own, self.steps, scaler)
+        self.rows: list[EpochRow] = []
+        self.finished = False
+        if checkpoint is not None:
+            self._resume(checkpoint)
+        self.part = precision.part_size(self.settings.batch_size, self.accumulate, job.processes.count)
+
+    def run(self) -> None:
+        """All epochs that are still to be done."""
+        job = self.job
+        if job.processes.first:
+            write_sheets(job.run, self.rows)
+        if self._ended():
+            return
+        board = TensorBoardLog(job.run, len(self.rows)) if job.processes.first else None
+        pace = Pace(self.steps * self.settings.epochs, self.steps * len(self.rows))
+        while not self._ended():
+            self._epoch(len(self.rows), pace)
+            if board is not None:
+                board.add(self.rows[-1])
+            job.listener.told(self.rows[-1].sentence(self.settings.epochs))
+        if board is not None:
+            board.close()
+
+    def _epoch(self, epoch: int, pace: Pace) -> None:
         started = time.perf_counter()
-        train_loss = _one_epoch(network, optimizer, loss, training, settings, epoch, steps)
-        logits = network_logits(network, validation)
-        nll = balanced_nll(logits, validation.classes)
-        if nll < best_nll:
-            best_nll = nll
-            _save(run / "best.pt", {"network": network.state_dict(), "epoch": epoch, "nll": nll})
-        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        _save(run / "last.pt", state | {"epoch": epoch, "best_nll": best_nll})
-        accuracy = balanced_accuracy(validation.classes, logits)
-        rate, seconds = optimizer.param_groups[0]["lr"], time.perf_counter() - started
-        _log(run / "log.csv", (epoch, train_loss, nll, accuracy, rate, seconds))
-    best = torch.load(run / "best.pt", weights_only=True)
-    return TrainedNetwork(best["network"], best["epoch"], prior)
+        self.head.start_epoch(epoch, self.settings.epochs)
+        train_loss, rate = self._pass(epoch, pace)
+        network = self._evaluated(epoch)
+        data, processes = self.job.data, self.job.processes
+        logits, _ = read_out(self.head, network, data.validation, self.settings, self.job.device, processes)
+        balanced = class_balanced(logits, data.class_prior, self.head.tau1_train)
+        nll = balanced_nll(balanced, data.validation.classes)
+        if not math.isfinite(nll):
+            raise self._not_finite(f"the validation after epoch {epoch + 1}")
+        accuracy = balanced_accuracy(data.validation.classes, balanced)
+        row = EpochRow(epoch, train_loss, nll, accuracy, rate, False, time.perf_counter() - started)
+        row = replace(row, chosen=self._better(row))
+        self.rows.append(row)
+        if processes.first:
+            if row.chosen:
+                run_folder.save_weights(self.job.run / run_folder.BEST, network.state_dict())
+            run_folder.save_checkpoint(self.job.run, self._checkpoint())
+            write_sheets(self.job.run, self.rows)
+
+    def _pass(self, epoch: int, pace: Pace) -> tuple[float, float]:
+        """One pass over the training set: the mean loss, and the last learning rate."""
+        settings, job = self.settings, self.job
+        seed_generators(settings.seed, epoch, job.processes.rank)
+        self.optimiser.train_mode()
+        self.network.train()
+        plan = self._plan(epoch)
+        total, rate = 0.0, settings.learning_rate
+        for step in range(self.steps):
+            rate = self.optimiser.learning_rate
+            batch = [self._part(plan, epoch, step, part) for part in range(self.accumulate)]
+            value = self.optimiser.step(partial(self._backward, batch))
+            if not math.isfinite(value):
+                raise self._not_finite(f"epoch {epoch + 1}, step {step + 1}")
+            if self.average is not None:
+                self.average.update_parameters(self.own)
+            total += value
+            done, left = pace.step()
+            job.listener.step(
+                f"Epoch {epoch + 1} of {settings.epochs}, step {step + 1} of {self.steps}, loss {value:.4f}, "
+                f"rate {rate:.1e}, {duration(left)} left",
+                done,
+            )
+        return total / self.steps, rate
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        return plan_epoch(self.settings.sampling, self.job.data.training.classes, self.settings.seed, epoch)
+
+    def _part(self, plan: EpochPlan, epoch: int, step: int, part: int) -> tuple[Tensor, Targets]:
+        """One part of a batch: this process's share of the inputs, and the whole part's truth."""
+        data, device = self.job.data, self.job.device
+        first = step * self.settings.batch_size + part * self.part
+        positions = np.arange(first, first + self.part)
+        own = positions[self.job.processes.own(self.part)]
+        crops = assembly.training_input(self.settings, data.training, plan, own, epoch, device)
+        return crops, assembly.targets_of(data.training, data.soft, plan.indices[positions], device)
+
+    def _backward(self, batch: list[tuple[Tensor, Targets]]) -> float:
+        """Gradients of one batch, summed over its parts; returns the loss."""
+        processes, total = self.job.processes, 0.0
+        for place, (crops, targets) in enumerate(batch):
+            with self._gradients_later(place + 1 < len(batch)):
+                with self.amp():
+                    outputs = self.network(crops)
+                loss = self.head.loss(processes.whole_batch(outputs.float()), targets) / len(batch)
+                # Each process has its share of the gradient; DistributedDataParallel takes the mean of the shares.
+                self.optimiser.backward(loss * processes.count)
+            total += loss.item()
+        return total
+
+    def _gradients_later(self, later: bool) -> AbstractContextManager[Any]:
+        if later and isinstance(self.network, DistributedDataParallel):
+            return self.network.no_sync()
+        return nullcontext()
+
+    def _evaluated(self, epoch: int) -> nn.Module:
+        """The network that is evaluated and kept: with the optimiser's own average, the running mean, or as it is."""
+        self.optimiser.eval_mode()
+        if self.optimiser.needs_batch_norm_refresh:
+            plan, some = self._plan(epoch), range(min(self.steps, REFRESH_STEPS))
+            parts = ((step, part) for step in some for part in range(self.accumulate))
+            refresh_batch_norm(self.own, (self._part(plan, epoch, step, part)[0] for step, part in parts))
+        return self.own if self.average is None else self.average.module
+
+    def _better(self, row: EpochRow) -> bool:
+        best = next((known for known in reversed(self.rows) if known.chosen), None)
+        if best is None or self.settings.select == "last":
+            return True
+        if self.settings.select == "accuracy":
+            return row.validation_balanced_accuracy > best.validation_balanced_accuracy
+        return row.validation_nll < best.validation_nll
+
+    def _ended(self) -> bool:
+        since_best = next((i for i, row in enumerate(reversed(self.rows)) if row.chosen), 0)
+        patience = self.settings.patience
+        return self.finished or len(self.rows) >= self.settings.epochs or (patience > 0 and since_best >= patience)
+
+    def _checkpoint(self) -> dict[str, Any]:
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "accumulate": self.accumulate,
+            "network": self.own.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def _resume(self, checkpoint: dict[str, Any]) -> None:
+        self.rows = [EpochRow(**row) for row in checkpoint["rows"]]
+        self.accumulate = max(self.accumulate, checkpoint["accumulate"])
+        if "network" not in checkpoint:
+            self.finished = True
+            return
+        self.own.load_state_dict(checkpoint["network"])
+        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
+
+    def _not_finite(self, where: str) -> MedConvError:
+        kept = f"The weights up to epoch {len(self.rows)} are kept in {self.job.run}. " if self.rows else ""
+        amp = "" if self.settings.amp == "off" else ", or with --amp off"
+        return MedConvError(
+            "loss_not_finite",
+            f"The loss is no number any more in {where}: the training diverged.",
+            f"{kept}Train in another folder with --lr {self.settings.learning_rate / 3:.1g}{amp}; the same settings "
+            "would diverge again.",
+        )
 
 
-def network_logits(network: nn.Module, crops: CropSet, batch_size: int = 32) -> FloatArray:
-    """Unadjusted logits of every crop, shape (n, classes), in evaluation mode."""
-    network.eval()
-    found = []
-    with torch.inference_mode():
-        for first in range(0, len(crops), batch_size):
-            found.append(network(_to_input(crops.crops[first : first + batch_size])).numpy())
-    return np.concatenate(found).astype(np.float64)
-
-
-def balanced_nll(logits: FloatArray, classes: NDArray[np.int64]) -> float:
-    """Mean over the classes of the mean −log p of the right class: likelihood with every class equally frequent."""
-    per_case = F.cross_entropy(torch.tensor(logits), torch.tensor(classes), reduction="none").numpy()
-    return float(np.mean([per_case[classes == c].mean() for c in np.unique(classes)]))
-
-
-def learning_rate_factor(step: int, total: int, warm_up: int) -> float:
-    """Linear warm-up, then half a cosine down to 0."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(total - warm_up, 1)))
-
-
-def _one_epoch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Module, training: CropSet,
-    settings: TrainSettings, epoch: int, steps: int,
-) -> float:  # fmt: skip
-    """One pass in an order and with shifts that depend on seed and epoch only; returns the mean loss."""
-    network.train()
-    rng = np.random.default_rng([settings.seed, epoch])
-    order = rng.permutation(len(training))[: steps * settings.batch_size].reshape(steps, -1)
-    warm_up = min(settings.warm_up_steps, steps)
-    total = 0.0
-    for step, chosen in enumerate(order):
-        factor = learning_rate_factor(epoch * steps + step, settings.epochs * steps, warm_up)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
-        crops = np.stack([augment(training.crops[i], rng, settings.shift_voxels) for i in chosen])
-        value = loss(network(_to_input(crops)), torch.from_numpy(training.classes[chosen]))
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        total += value.item()
-    return total / steps
+def seed_generators(seed: int, epoch: int, rank: int) -> None:
+    """Torch's, numpy's and Python's own generators, for what draws from them (dropout): of this epoch and process."""
+    mixed = np.random.SeedSequence([seed, epoch, rank]).generate_state(3, np.uint32)
+    torch.manual_seed(int(mixed[0]))  # seeds every device
+    np.random.seed(int(mixed[1]))  # noqa: NPY002 - libraries may draw from the global generator
+    random.seed(int(mixed[2]))
 
 
 def augment(crop: NDArray[np.uint8], rng: np.random.Generator, shift_voxels: int) -> NDArray[np.uint8]:
-    """A crop (C, z, y, x) mirrored left to right half of the time and shifted by up to some voxels along each axis."""
+    """Earlier form of `sampling.augment`, which runs that began with it still need."""
     if rng.random() < 0.5:
         crop = crop[..., ::-1]
-    if shift_voxels == 0:
-        return crop
-    moved = np.zeros_like(crop)
-    source, target = [slice(None)], [slice(None)]
-    for shift in rng.integers(-shift_voxels, shift_voxels + 1, 3).tolist():
-        source.append(slice(max(-shift, 0), -shift if shift > 0 else None))
-        target.append(slice(max(shift, 0), shift if shift < 0 else None))
-    moved[tuple(target)] = crop[tuple(source)]
-    return moved
+    return sampling.shifted(crop, rng.integers(-shift_voxels, shift_voxels + 1, 3)) if shift_voxels else crop
 
 
 def _to_input(crops: NDArray[np.uint8]) -> Tensor:
     batch = torch.from_numpy(np.ascontiguousarray(crops)).float().div_(LEVELS)  # (N, C, z, y, x)
     return batch.contiguous(memory_format=torch.channels_last_3d)
-
-
-def _resume(run: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Load the last checkpoint if there is one: the epoch to go on with, and the best figure so far."""
-    if not (run / "last.pt").exists():
-        return 0, math.inf
-    state = torch.load(run / "last.pt", weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"] + 1, state["best_nll"]
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    partial.replace(path)
-
-
-def _log(path: Path, row: tuple[float, ...]) -> None:
-    """Append one epoch; an epoch that is done again after a kill replaces nothing and is told by its number."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        if new:
-            writer.writerow(LOG_FIELDS)
-        writer.writerow([f"{value:.6g}" for value in row])
-    print("  ".join(f"{n} {v:.5g}" for n, v in zip(LOG_FIELDS, row, strict=True)), flush=True)
-
-
-def _claim(run: Path, settings: TrainSettings, cases: int) -> None:
-    text = json.dumps(asdict(settings) | {"cases": cases}, sort_keys=True)
-    file = run / "settings.json"
-    if file.exists() and file.read_text("utf-8") != text:
-        raise ValueError(f"{run} holds a run of other settings; choose another folder")
-    file.write_text(text, "utf-8")

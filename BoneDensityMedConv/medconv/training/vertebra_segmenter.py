@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medconv.training.loop import learning_rate_factor
+from medconv.training.optimisers import learning_rate_factor
 from medconv.training.vertebra_segmenter_data import (
     Disturbance,
     Normalization,

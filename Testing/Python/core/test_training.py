@@ -1,9 +1,8 @@
-"""Training against independent oracles: hand-worked losses, scikit-learn, and a run that is killed and goes on."""
+"""Losses and cached crops of simulated cases against independent oracles: hand-worked figures, scikit-learn."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from medconv import weights
-from medconv.config import Architecture, Preprocessing
+from medconv.config import Preprocessing
 from medconv.simulate import CohortModel
-from medconv.training import choice, crops, loop, metrics
+from medconv.training import crops
 from medconv.training.crops import CropRequest, CropSet, cached_crops, simulate_crop
 from medconv.training.loss import BalancedCrossEntropy, logit_adjusted_cross_entropy
 
@@ -36,11 +34,6 @@ def toy_set(count: int, seed: int, preprocessing: Preprocessing = SMALL) -> Crop
     return CropSet(
         values.astype(np.uint8), classes, numbers, numbers, level + rng.normal(0, 30, count), numbers + 120.0
     )
-
-
-def settings(epochs: int = 2) -> loop.TrainSettings:
-    """A run of seconds."""
-    return loop.TrainSettings(Architecture(width=4), epochs=epochs, batch_size=8, warm_up_steps=2)
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -118,78 +111,3 @@ def test_crops_are_cached_once_and_only_for_their_settings(tmp_path: Path, monke
 def test_splits_share_no_patient() -> None:
     t_scores = [simulate_crop(CropRequest(split, 9, SMALL, CohortModel()), 0)[1]["t_score"] for split in crops.SPLITS]
     assert len(set(t_scores)) == 3
-
-
-# --- the loop -------------------------------------------------------------------------------------------------------
-
-
-def test_network_learns_what_is_plain_to_see(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    training, validation = toy_set(240, 0), toy_set(60, 1)
-    trained = loop.train(settings(epochs=5), training, validation, tmp_path)
-    network = loop.build_network(Architecture(width=4))
-    network.load_state_dict(trained.state)
-    logits = loop.network_logits(network, validation)
-    assert metrics.balanced_accuracy(validation.classes, logits) > 0.75  # chance is 0.333
-    assert trained.class_prior == pytest.approx([np.mean(training.classes == c) for c in range(3)])
-    rows = (tmp_path / "log.csv").read_text().splitlines()
-    assert rows[0].split(",") == list(loop.LOG_FIELDS)
-    assert len(rows) == 6
-
-
-def test_killed_run_goes_on_to_the_identical_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    training, validation = toy_set(48, 0), toy_set(24, 1)
-    whole = loop.train(settings(), training, validation, tmp_path / "whole")
-
-    one_epoch = loop._one_epoch
-
-    def killed(*arguments: object) -> float:
-        if arguments[5] == 1:
-            raise KeyboardInterrupt
-        return one_epoch(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop, "_one_epoch", killed)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(settings(), training, validation, tmp_path / "killed")
-    monkeypatch.setattr(loop, "_one_epoch", one_epoch)
-    resumed = loop.train(settings(), training, validation, tmp_path / "killed")
-    last = [torch.load(tmp_path / name / "last.pt", weights_only=True)["network"] for name in ("whole", "killed")]
-    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
-    assert resumed.epoch == whole.epoch
-    assert all(torch.equal(whole.state[name], resumed.state[name]) for name in whole.state)
-
-
-def test_run_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
-    loop._claim(tmp_path, settings(), 10)
-    with pytest.raises(ValueError, match="other settings"):
-        loop._claim(tmp_path, settings(epochs=5), 10)
-
-
-def test_learning_rate_rises_then_falls_as_half_a_cosine() -> None:
-    assert loop.learning_rate_factor(0, 110, 10) == pytest.approx(0.1)
-    assert loop.learning_rate_factor(10, 110, 10) == pytest.approx(1.0)
-    assert loop.learning_rate_factor(60, 110, 10) == pytest.approx(0.5)
-    assert loop.learning_rate_factor(110, 110, 10) == pytest.approx(0.0, abs=1e-12)
-
-
-def test_augmentation_moves_and_mirrors_but_changes_no_value() -> None:
-    crop = np.zeros((1, 8, 9, 10), np.uint8)
-    crop[0, 4, 4, 3] = 200
-    seen = set()
-    for seed in range(80):
-        moved = loop.augment(crop, np.random.default_rng(seed), 1)
-        assert moved.shape == crop.shape
-        assert moved.sum() == 200
-        seen.add(tuple(int(i[0]) for i in np.nonzero(moved)[1:]))
-    z, y, x = (set(values) for values in zip(*seen, strict=True))
-    assert z == {3, 4, 5}
-    assert y == {3, 4, 5}
-    assert x == {2, 3, 4, 5, 6, 7}  # 3 or, mirrored, 6; each with its neighbours
-
-
-def test_balanced_likelihood_weighs_every_class_alike() -> None:
-    logits = np.array([[0.0, 0.0, 0.0]] * 9 + [[0.0, 0.0, 2.0]])
-    classes = np.array([0] * 9 + [2])
-    expected = (math.log(3.0) + math.log(2.0 + math.e**2) - 2.0) / 2.0
-    assert loop.balanced_nll(logits, classes) == pytest.approx(expected)

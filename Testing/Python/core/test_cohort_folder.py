@@ -199,7 +199,7 @@ def test_a_label_map_of_several_labels_needs_the_column_label(tmp_path: Path, ve
 
 
 def test_a_whole_ct_is_judged_as_the_product_judges_it(tmp_path: Path, vertebra: Phantom) -> None:
-    shifted = np.roll(vertebra.labels_zyx, 25, axis=2)
+    shifted = np.roll(vertebra.labels_zyx, 20, axis=0)
     ct, mask = write(replace(vertebra, labels_zyx=shifted), tmp_path)
     with pytest.raises(InputRefused) as caught:
         read_case(labelled(ct, mask))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medconv.types import Adjustment, FloatArray, QualityNote, Severity, TScoreClass, UsageError
+from medconv.types import Adjustment, BoolArray, FloatArray, QualityNote, Severity, TScoreClass, UsageError
 
 STARTING_TAU1 = 1.0
 PUBLISHED_TAU2 = 0.5  # with tau1 = 1, the values that the paper publishes
@@ -110,23 +110,34 @@ def adjust(
 
     Raises UsageError for an unknown method or a tau outside its meaning.
     """
-    check_adjustment(adjustment, tau1_train)
     classes = list(logits)
-    z = np.array([logits[c] for c in classes], float)
-    log_prior = np.log([class_prior[c] for c in classes])
-    if not (np.isfinite(z).all() and np.isfinite(log_prior).all()):
-        raise ValueError(f"logits and class prior must be finite, got {dict(logits)} and {dict(class_prior)}")
+    probabilities = adjust_rows(
+        np.array([logits[c] for c in classes], float),
+        adjustment,
+        class_prior=np.array([class_prior[c] for c in classes]),
+        is_minority=np.array([c in minority_classes for c in classes]),
+        tau1_train=tau1_train,
+    )
+    return dict(zip(classes, probabilities.tolist(), strict=True))
 
+
+def adjust_rows(
+    z: FloatArray, adjustment: Adjustment, *, class_prior: FloatArray, is_minority: BoolArray, tau1_train: float
+) -> FloatArray:
+    """Probabilities of many cases at once: z (..., classes), class_prior and is_minority (classes,); as `adjust`."""
+    check_adjustment(adjustment, tau1_train)
+    if not (np.isfinite(z).all() and np.isfinite(class_prior).all() and (class_prior > 0).all()):
+        raise ValueError(f"logits must be finite and the class prior above 0, got {z} and {class_prior}")
+    log_prior = np.log(class_prior)
     if adjustment.method == "log_prior":
         adjusted = z + (tau1_train - adjustment.tau2) * log_prior
     elif adjustment.method == "temperature":
-        taus = np.array([adjustment.tau2 if c in minority_classes else adjustment.tau1 for c in classes])
-        adjusted = (z - z.mean()) / taus
+        adjusted = (z - z.mean(axis=-1, keepdims=True)) / np.where(is_minority, adjustment.tau2, adjustment.tau1)
     elif adjustment.method == "legacy_validation":
         adjusted = z - adjustment.tau2 * log_prior
     else:
         adjusted = z + adjustment.tau2 * log_prior
-    return dict(zip(classes, softmax(adjusted).tolist(), strict=True))
+    return softmax(adjusted)
 
 
 def check_adjustment(adjustment: Adjustment, tau1_train: float) -> None:
@@ -180,6 +191,6 @@ def choice_notes(adjustment: Adjustment, default: Adjustment) -> list[QualityNot
 
 
 def softmax(logits: FloatArray) -> FloatArray:
-    """Softmax over a vector, shape (classes,), safe for large logits."""
-    exponentials = np.exp(logits - logits.max())
-    return np.asarray(exponentials / exponentials.sum())
+    """Softmax over the last axis, shape (..., classes), safe for large logits."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))

@@ -30,6 +30,7 @@ from medconv.types import Adjustment, FloatArray, InputRefused, TScoreClass, Usa
 CHOICE_FILE = "choice.json"
 WANTED_RATE = 0.9  # of sensitivity (rule out) and of specificity (rule in), as HU thresholds are usually published
 RESAMPLES = 200
+CLEARLY = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,17 @@ class LogitReading:
 
     def probabilities(self, logits: FloatArray, adjustment: Adjustment) -> FloatArray:
         """Adjusted probabilities of every case, shape (n, 3), by the product's own `tau_adjustment`."""
-        return np.array([self._one(row, adjustment) for row in logits.tolist()]).reshape(-1, len(CLASS_ORDER))
+        return tau_adjustment.adjust_rows(
+            logits,
+            adjustment,
+            class_prior=np.array([self.class_prior[c] for c in CLASS_ORDER]),
+            is_minority=np.array([c in self.minority_classes for c in CLASS_ORDER]),
+            tau1_train=self.tau1_train,
+        )
 
     def natural(self, logits: FloatArray) -> FloatArray:
         """Probabilities at the training population's own class frequencies (`log_prior`, tau2 = 0), shape (n, 3)."""
         return self.probabilities(logits, Adjustment("log_prior", self.tau1_train, 0.0))
-
-    def _one(self, logits: list[float], adjustment: Adjustment) -> list[float]:
-        by_class = tau_adjustment.adjust(
-            dict(zip(CLASS_ORDER, logits, strict=True)),
-            adjustment,
-            class_prior=self.class_prior,
-            minority_classes=self.minority_classes,
-            tau1_train=self.tau1_train,
-        )
-        return [by_class[c] for c in CLASS_ORDER]
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ def choose_adjustment(reading: LogitReading, logits: FloatArray, classes: IntArr
     """The candidate with the best balanced accuracy on validation; theory decides among those as good as it.
 
     For balanced accuracy theory says `log_prior` with tau2 = 1 (class-balanced probabilities). It is taken unless
-    another is better by more than one standard error (bootstrap) of the difference: with some hundred patients the
+    another is better by more than two standard errors (bootstrap) of the difference: with some hundred patients the
     best of many candidates is otherwise mostly luck.
     """
     theory = Adjustment("log_prior", reading.tau1_train, 1.0)
@@ -199,7 +196,7 @@ def choose_adjustment(reading: LogitReading, logits: FloatArray, classes: IntArr
         spreads(classes, found[a], weights, ("balanced_accuracy",))["balanced_accuracy"] for a in (best, theory)
     )
     gain, error = scores[best] - scores[theory], float(np.std(of_best.minus(of_theory).resamples))
-    chosen = best if gain > error else theory
+    chosen = best if gain > CLEARLY * error else theory
     reason = (
         f"On validation {describe(best)} had the best balanced accuracy ({scores[best]:.3f}); {describe(theory)}, "
         f"which theory prescribes, had {scores[theory]:.3f} (difference {gain:.3f}, standard error {error:.3f}). "

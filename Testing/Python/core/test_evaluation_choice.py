@@ -63,7 +63,7 @@ def chosen() -> RunChoice:
 def test_scale_undoes_overconfidence_whatever_the_networks_tau1(tau1: float) -> None:
     found = choose_on_validation(predictions("validation", 1500, seed=3, tau1=tau1))
     assert found.logit_scale == pytest.approx(1 / OVERCONFIDENCE, rel=0.15)
-    assert found.adjustment == Adjustment("log_prior", tau1, 1.0)
+    assert found.adjustment == Adjustment("log_prior", tau1, 1.0)  # right here, where the model holds exactly
 
 
 def test_only_the_validation_split_may_choose() -> None:

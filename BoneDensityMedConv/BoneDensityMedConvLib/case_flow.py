@@ -2,7 +2,8 @@
 
 A press goes as far as it can. With an automatic source the CT is segmented unless the scene holds what the same source
 made of it; then the level is checked. If it is certain, or a person has answered, the analysis follows at once: after
-an answer (`decide`) as after a press. What is in the way is a message, and the next press takes up where it stopped.
+an answer (`decide`) as after a press. What is in the way is a message or, of the level, the question that `level_view`
+words; the next press takes up where it stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from BoneDensityMedConvLib import (
     inputs,
     level_choice,
     level_findings,
-    level_view,
     segmentation_run,
     segmenter_choice,
     spine_display,
@@ -118,17 +118,10 @@ class CaseFlow:
         self._show(levels)
         try:
             choice = findings.choice()
-        except InputRefused as refusal:
-            self._ask(levels, refusal)
+        except InputRefused:
+            self._state.notify()  # the levels themselves say why nothing is measured, and what a person can answer
         else:
             analysis_run.start(self._state, self._work, choice, findings.spine.notes, span)
-
-    def _ask(self, levels: Levels, refusal: InputRefused) -> None:
-        """Say why nothing is measured yet, and what a person can answer."""
-        if levels.in_question and levels.target in levels.serving:
-            self._state.say("warning", level_view.statement(levels), level_view.question(levels))
-        else:
-            self._state.say_error(refusal, "warning" if level_view.alternatives(levels) else "error")
 
     def _show_single(self, mask: L1Mask) -> None:
         chosen = self._state.parameters

@@ -42,6 +42,14 @@ def choices(chosen: Any) -> list[dict[str, Any]]:
     return listed
 
 
+def second_source(chosen: Any, listed: list[dict[str, Any]]) -> str:
+    """The id of the second source: the person's choice while it is on the list, else the first that can be used."""
+    ids = [entry["id"] for entry in listed]
+    if chosen.secondSource in ids:
+        return str(chosen.secondSource)
+    return next((str(entry["id"]) for entry in listed if entry["available"]), ids[0] if ids else "")
+
+
 def what_is_missing(chosen: Any) -> str:
     """What must be there before anything can be compared, as a sentence; "" if nothing."""
     if chosen.ct is None:

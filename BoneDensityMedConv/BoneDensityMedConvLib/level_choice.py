@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from medconv import level_report, vertebrae
@@ -35,9 +35,9 @@ class Levels:
     """The vertebrae that a segmentation holds, cranial to caudal, and what is made of them.
 
     must_ask: a doubt stops the analysis until a person has answered (an automatic segmentation); else it is a warning.
-    landmarks: the other structures that help to tell the level. serving: found names of what could be measured.
-    doubtful: found names that a doubt concerns. statement: the check's own line. said_yes: a person confirmed that
-    `l1_is` is L1.
+    landmarks: the other structures that help to tell the level. flaws: found name → what keeps that vertebra from being
+    measured, as a sentence to follow its name. serving: found names of what could stand in for L1. doubtful: found
+    names that a doubt concerns. statement: the check's own line. said_yes: a person confirmed that `l1_is` is L1.
     """
 
     segmenter: str
@@ -45,6 +45,7 @@ class Levels:
     doubts: tuple[QualityNote, ...] = ()
     must_ask: bool = True
     landmarks: tuple[str, ...] = ()
+    flaws: Mapping[str, str] = field(default_factory=dict)
     serving: tuple[str, ...] = ()
     doubtful: tuple[str, ...] = ()
     statement: str = ""
@@ -71,6 +72,11 @@ class Levels:
     def measured(self) -> FoundLevel | None:
         """The vertebra that is measured, None if it was not found."""
         return next((level for level in self.found if level.name == self.target), None)
+
+    @property
+    def can_be_measured(self) -> bool:
+        """True if the vertebra that is to be measured was found, and found whole."""
+        return bool(self.target) and self.target not in self.flaws
 
     @property
     def is_relabelled(self) -> bool:
@@ -101,10 +107,15 @@ class Levels:
     def shifted(self, steps: int) -> Levels:
         """After a person said that the vertebra `steps` above (negative: below) is L1; the same if there is none.
 
-        This is no Yes, also where it leads back to the segmenter's own L1: then the question is open again.
+        If that one can't be measured and the present L1 can, this one stands in for it, under its new name; if neither
+        can, nothing changes. It is no Yes, also where it leads back to the segmenter's own L1: the question is open
+        again then.
         """
-        name = self.neighbour(steps)
-        return replace(self, l1_is=name, instead="", said_yes=False) if name else self
+        name, instead = self.neighbour(steps), ""
+        if name in self.flaws:
+            instead = {1: "L2", -1: "T12"}.get(steps, "") if self.l1_is in self.serving else ""
+            name = name if instead else ""
+        return replace(self, l1_is=name, instead=instead, said_yes=False) if name else self
 
     def confirmed(self) -> Levels:
         """After a person said that it is as shown."""
@@ -125,14 +136,15 @@ class Levels:
 
     @staticmethod
     def from_json(text: str) -> Levels:
-        """Raises ValueError, KeyError, TypeError if it is not what `to_json` wrote."""
+        """Raises ValueError, KeyError, TypeError, AttributeError if it is not what `to_json` wrote."""
         facts = json.loads(text)
         found = tuple(
             FoundLevel(str(f["name"]), float(f["volume_ml"]), _vector(f["center_ras_mm"])) for f in facts["found"]
         )
         doubts = tuple(QualityNote(d["code"], Severity(d["severity"]), d["message"]) for d in facts["doubts"])
         lists = {name: tuple(facts[name]) for name in ("landmarks", "serving", "doubtful")}
-        read = Levels(**facts | {"found": found, "doubts": doubts} | lists)
+        flaws = {str(name): str(flaw) for name, flaw in facts["flaws"].items()}
+        read = Levels(**facts | {"found": found, "doubts": doubts, "flaws": flaws} | lists)
         if not all(name in vertebrae.ORDER for name in (*read.names, read.l1_is)):
             raise ValueError("not the name of a vertebra")
         return read
@@ -142,7 +154,7 @@ def kept(chosen: Any) -> Levels | None:
     """The levels in the parameter node; None if there are none, or they can't be read (a scene edited by hand)."""
     try:
         return Levels.from_json(chosen.levelJson) if chosen.levelJson else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

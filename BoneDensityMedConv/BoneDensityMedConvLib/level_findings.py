@@ -96,6 +96,7 @@ def _levels(spine: SpineSegmentation, check: LevelCheck, automatic: bool) -> Lev
         doubts=check.doubts,
         must_ask=automatic,
         landmarks=tuple(name for name in spine.names.values() if name in present and _is_landmark(name)),
+        flaws=check.flaws,
         serving=check.serving,
         doubtful=check.doubtful,
         statement=check.statement,

@@ -47,7 +47,8 @@ class ParameterFields:
     resultSegmentation: slicer.vtkMRMLSegmentationNode
     resultSegmentId: str = ""
     resultFingerprint: str = ""
-    # Two segmentations of one CT, one beside the other.
+    # Two segmentations of one CT, one beside the other, and the source that was chosen for the second.
+    secondSource: str = ""
     comparisonJson: str = ""
     comparisonCt: slicer.vtkMRMLScalarVolumeNode
     comparisonFirst: slicer.vtkMRMLSegmentationNode

@@ -156,8 +156,14 @@ class Presenter(AdjustmentActions):
 
     # Comparison
 
+    def set_second_source(self, choice: str) -> None:
+        """Choose what the segmentation is compared with, by an id of the view model's `compare_choices`."""
+        if choice in [entry["id"] for entry in comparison.choices(self.parameters)]:
+            self._choose(secondSource=choice)
+
     def compare_with(self, choice: str) -> None:
         """Compare with a second segmentation of the same CT, by an id of the view model's `compare_choices`."""
+        self.set_second_source(choice)
         self._begin(lambda: self._comparison.start(choice), needs=self._compare_hint)
 
     def clear_comparison(self) -> None:
@@ -194,6 +200,7 @@ class Presenter(AdjustmentActions):
         """All that a panel shows; keys as in docs/decisions/0002 and 0004."""
         chosen, work = self.parameters, self._work
         card, hint, choices = self._models.in_use(chosen), self._hint(), comparison.choices(chosen)
+        second = comparison.second_source(chosen, choices)
         adjustment = adjustment_choice.current(chosen, card) if card else None
         return {
             "research_use": RESEARCH_USE_ONLY,
@@ -201,7 +208,7 @@ class Presenter(AdjustmentActions):
             "simulated_ct": inputs.simulated_note(chosen.ct),
             "segmenters": segmenter_choice.list_view(),
             "segmenter": chosen.segmenter,
-            "segmenter_options": segmenter_choice.options_view(chosen),
+            "segmenter_options": segmenter_choice.options_view(chosen, second),
             "segmenter_weights": segmenter_weights.view(chosen),
             "ct_name": inputs.ct_name(chosen),
             "segment_name": inputs.segment_name(chosen),
@@ -216,6 +223,7 @@ class Presenter(AdjustmentActions):
             "result": stored_result.view(chosen, adjustment),
             "comparison": comparison.view(chosen),
             "compare_choices": choices,
+            "second_source": second,
             "can_compare": not work.busy and not self._compare_hint() and any(c["available"] for c in choices),
         }
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from BoneDensityMedConvLib.presenter import Presenter
-from BoneDensityMedConvLib.qt_binding import connect, shows_errors
+from BoneDensityMedConvLib.qt_binding import connect, quiet, shows_errors
 from BoneDensityMedConvLib.qt_drawing import entry_of, fill, show_text
 from BoneDensityMedConvLib.qt_installation import everything_installed
 
@@ -19,13 +19,25 @@ class ComparisonSection:
         self._ui = ui
         self._presenter = presenter
         self._follow_work = follow_work
-        connect(ui.compareSelector, "compareSelector", "currentIndexChanged(int)", self._explain)
+        connect(ui.compareSelector, "compareSelector", "currentIndexChanged(int)", self._choose)
+        # Unfolding shows all that the section holds, whatever was hidden while it was folded.
+        connect(ui.comparisonSection, "comparisonSection", "contentsCollapsed(bool)", self._draw_again)
+        connect(ui.compareInsistCheckBox, "compareInsistCheckBox", "toggled(bool)", self._insist)
         connect(ui.compareButton, "compareButton", "clicked()", self._compare)
         connect(ui.clearComparisonButton, "clearComparisonButton", "clicked()", self._clear)
 
     @shows_errors("Choosing the second source")
-    def _explain(self) -> None:
-        self.draw(self._presenter.view_model())
+    def _choose(self) -> None:
+        self._presenter.set_second_source(self._ui.compareSelector.currentData)
+
+    @shows_errors("Showing the comparison")
+    def _draw_again(self) -> None:
+        if not self._ui.comparisonSection.collapsed:
+            self.draw(self._presenter.view_model())
+
+    @shows_errors("Allowing the demonstration network")
+    def _insist(self) -> None:
+        self._presenter.set_insist(self._ui.compareInsistCheckBox.checked)
 
     @shows_errors("The comparison")
     def _compare(self) -> None:
@@ -40,16 +52,16 @@ class ComparisonSection:
 
     def draw(self, model: Mapping[str, Any]) -> None:
         """Show the two sources' agreement, first for the vertebra measured, then for each level."""
-        ui, comparison, choices = self._ui, model["comparison"], model["compare_choices"]
-        chosen = ui.compareSelector.currentData
-        if entry_of(choices, chosen) is None:
-            chosen = choices[0]["id"] if choices else ""
-        was_blocked = ui.compareSelector.blockSignals(True)
-        fill(ui.compareSelector, choices, chosen)
-        ui.compareSelector.blockSignals(was_blocked)
-        entry = entry_of(choices, chosen)
+        ui, comparison, options = self._ui, model["comparison"], model["segmenter_options"]
+        with quiet(ui.compareSelector, ui.compareInsistCheckBox):
+            fill(ui.compareSelector, model["compare_choices"], model["second_source"])
+            ui.compareInsistCheckBox.checked = options["insist"]
+        entry = entry_of(model["compare_choices"], model["second_source"])
         show_text(ui.compareNote, entry["reason"] if entry else "")
         ui.compareSelector.enabled = not model["busy"]
+        ui.compareInsistCheckBox.visible = options["second_insist_enabled"]
+        ui.compareInsistCheckBox.text = options["insist_label"]
+        ui.compareInsistCheckBox.enabled = not model["busy"]
         ui.compareButton.enabled = bool(model["can_compare"] and entry and entry["available"] and not model["busy"])
         ui.clearComparisonButton.enabled = comparison is not None and not model["busy"]
         show_text(ui.comparisonLine, comparison["line"] if comparison else "")

@@ -54,7 +54,7 @@ class LevelCard:
         self._follow_work()
 
     def draw(self, levels: Mapping[str, Any] | None, busy: bool) -> None:
-        """Show the level's statement always, the buttons only where they can do something."""
+        """Show the level's statement always; a button that can't do anything now says why when pointed at."""
         ui = self._ui
         ui.levelCard.visible = levels is not None
         if levels is None:
@@ -66,10 +66,11 @@ class LevelCard:
         ui.shiftUpButton.text = levels["shift_up_label"]
         ui.shiftDownButton.text = levels["shift_down_label"]
         show(levels["can_confirm"], ui.confirmLevelButton)
-        show(levels["can_shift_up"] or levels["can_shift_down"], ui.shiftUpButton, ui.shiftDownButton)
         ui.confirmLevelButton.enabled = not busy
         ui.shiftUpButton.enabled = bool(levels["can_shift_up"] and not busy)
         ui.shiftDownButton.enabled = bool(levels["can_shift_down"] and not busy)
+        ui.shiftUpButton.toolTip = levels["shift_up_note"]
+        ui.shiftDownButton.toolTip = levels["shift_down_note"]
         for vertebra, name in STAND_INS.items():
             button, offer = getattr(ui, name), entry_of(levels["alternatives"], vertebra)
             button.visible = offer is not None

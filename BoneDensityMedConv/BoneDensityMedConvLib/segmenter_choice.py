@@ -85,8 +85,8 @@ def list_view() -> list[dict[str, Any]]:
     return listed
 
 
-def options_view(chosen: Any) -> dict[str, Any]:
-    """The options of the sources, and which of them act now."""
+def options_view(chosen: Any, second: str = "") -> dict[str, Any]:
+    """The options of the sources, and which of them act now. second: the source that the first is compared with."""
     own_map = chosen.nnunetLabelMap
     maps = [dict(entry) for entry in LABEL_MAPS]
     if own_map not in {entry["id"] for entry in maps}:
@@ -102,6 +102,7 @@ def options_view(chosen: Any) -> dict[str, Any]:
         "nnunet_enabled": chosen.segmenter == NNUNET,
         "insist": chosen.insist,
         "insist_enabled": demonstration,
+        "second_insist_enabled": second == DEMONSTRATION,
         "insist_label": INSIST_LABEL,
         "demonstration_note": DEMONSTRATION_NOTE if demonstration else "",
     }

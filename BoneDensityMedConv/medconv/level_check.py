@@ -8,6 +8,7 @@ renames anything: a count that disagrees is a reason to ask.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,13 +41,15 @@ class LevelCheck:
     """What was found and what is in doubt.
 
     levels: cranial to caudal by name. doubts: without one the level is certain. target: "L1" if it was found.
-    serving: the found names of all vertebrae that are whole, in one piece, of plausible volume and without metal.
+    flaws: found name → what keeps that vertebra from being measured, as a sentence to follow its name. serving: the
+    found names of all others without metal, for a stand-in.
     doubtful: the found names that a doubt concerns. statement: one line for a person.
     """
 
     levels: tuple[FoundLevel, ...]
     doubts: tuple[QualityNote, ...]
     target: str | None
+    flaws: Mapping[str, str]
     serving: tuple[str, ...]
     doubtful: tuple[str, ...]
     statement: str
@@ -76,12 +79,14 @@ def check_levels(segmentation: SpineSegmentation, ct: CTVolume | None = None) ->
     only_named = segmentation.segmenter == GIVEN and len(spine.levels) < 2
     doubts = find_doubts(spine, segmentation.notes, only_named)
     target = TARGET if spine.level(TARGET) else None
-    serving = [v for v in spine.levels if v.name != "S1" and flaw_of(v) is None]
+    flaws = {v.name: flaw[1] for v in spine.levels if (flaw := flaw_of(v))}
+    whole = [v for v in spine.levels if v.name not in flaws]
     return LevelCheck(
         levels=spine.levels,
         doubts=tuple(doubt.note for doubt in doubts),
         target=target,
-        serving=tuple(v.name for v in serving if ct is None or not _has_metal(v, segmentation, ct)),
+        flaws=flaws,
+        serving=tuple(v.name for v in whole if ct is None or not _has_metal(v, segmentation, ct)),
         doubtful=tuple(v.name for v in spine.levels if any(v.name in doubt.levels for doubt in doubts)),
         statement=_statement(spine, target, [doubt.note for doubt in doubts], only_named),
     )
@@ -109,10 +114,10 @@ def choose(
         raise UsageError("level_unknown", f"'{used_as}' can't be measured.", "Choose L1, or T12 or L2 in its place.")
     name = take or used_as
     level = check.level(name)
-    flaw = ("absent", f"{name} was not found.") if level is None or not is_vertebra(name) else flaw_of(level)
+    flaw = ("absent", "was not found.") if level is None or not is_vertebra(name) else flaw_of(level)
     if level is None or flaw is not None:
-        code, cause = flaw or ("absent", "")
-        raise InputRefused(f"{'l1' if name == TARGET else 'vertebra'}_{code}", cause, _remedy(check, name))
+        code, what = flaw or ("absent", "")
+        raise InputRefused(f"{'l1' if name == TARGET else 'vertebra'}_{code}", f"{name} {what}", _remedy(check, name))
     doubts = tuple(d for d in check.doubts if d.code not in OF_THE_TARGET)
     decided_by = decided_by or ("person" if confirmed or name != used_as else "segmenter")
     if doubts and decided_by == "segmenter":

@@ -186,18 +186,19 @@ def _target(spine: Spine, only_named: bool) -> Iterator[Doubt]:
         return
     flaw = flaw_of(level)
     if flaw:
-        code, text = flaw
-        yield doubt(f"l1_{code}", text, TARGET)
+        code, what = flaw
+        yield doubt(f"l1_{code}", f"{TARGET} {what}", TARGET)
 
 
 def flaw_of(level: FoundLevel) -> tuple[str, str] | None:
-    """Code and sentence for what keeps a vertebra from being measured; None if nothing does."""
+    """What keeps a vertebra from being measured: a code, and what to say of it after its name; None if nothing does."""
     low, high = VOLUME_RANGE_ML
+    if level.name == "S1":
+        return "not_lumbar", "is a part of the sacrum."
     if level.touches_border:
-        return "touches_border", f"{level.name} is cut by the border of the CT."
+        return "touches_border", "is cut by the border of the CT."
     if level.pieces > 1:
-        return "in_pieces", f"{level.name} is in {level.pieces} pieces; {level.apart:.0%} of it lies apart."
+        return "in_pieces", f"is in {level.pieces} pieces; {level.apart:.0%} of it lies apart."
     if not low <= level.volume_ml <= high:
-        text = f"{level.name} has {level.volume_ml:.1f} ml; a whole vertebra has {low:.0f} to {high:.0f} ml."
-        return "volume_implausible", text
+        return "volume_implausible", f"has {level.volume_ml:.1f} ml; a whole vertebra has {low:.0f} to {high:.0f} ml."
     return None

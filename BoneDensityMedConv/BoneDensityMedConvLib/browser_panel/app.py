@@ -93,9 +93,7 @@ class BrowserPanel:
         self._state.quality = options["quality"]
         self._state.nnunet_label_map = options["nnunet_label_map"]
         self._state.insist = options["insist"]
-        offered = [choice["id"] for choice in view["compare_choices"]]
-        if self._state.second_source not in offered:
-            self._state.second_source = offered[0] if offered else ""
+        self._state.second_source = view["second_source"]
 
     # What the page does
 
@@ -128,6 +126,7 @@ class BrowserPanel:
             "quality": lambda value: self.presenter.set_quality(str(value)),
             "nnunet_label_map": lambda value: self.presenter.set_nnunet_label_map(str(value)),
             "insist": lambda value: self.presenter.set_insist(bool(value)),
+            "second_source": lambda value: self.presenter.set_second_source(str(value)),
         }.items():
             self._bind_choice(variable, setter)
 
@@ -136,7 +135,8 @@ class BrowserPanel:
 
         def on_change(**state: Any) -> None:
             view = self.presenter.view_model()
-            shown = {**view["adjustment"], **view["segmenter_options"], "segmenter": view["segmenter"]}
+            chosen = {name: view[name] for name in ("segmenter", "second_source")}
+            shown = {**view["adjustment"], **view["segmenter_options"], **chosen}
             if state[variable] != shown[variable]:
                 self._safely(setter)(state[variable])
                 self._redraw_soon()

@@ -28,7 +28,6 @@ def initial_state(title: str) -> dict[str, Any]:
         "asking": "",
         "weights_path": "",
         "nnunet_folder": "",
-        "second_source": "",
         # Each case makes the section of files anew, folded or not; in between, folding it is the reader's own affair.
         "case_open": True,
         "case_round": 0,

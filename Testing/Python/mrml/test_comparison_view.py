@@ -100,6 +100,38 @@ def test_the_choices_are_the_other_sources_and_what_the_scene_holds(first, found
     assert [(entry["label"], entry["available"]) for entry in added] == [("In the scene: By hand", True)]
 
 
+def test_the_second_source_stays_chosen_through_runs_and_is_kept_in_the_scene(first, worker, found, moved, spine_ct):
+    assert first.view_model()["second_source"] == "nnunet", "what can be used, before the person has chosen"
+    by_hand = spine_segments.add_spine(found, spine_ct, "")
+    chosen = comparison.IN_SCENE + by_hand.GetID()
+    first.set_second_source(chosen)
+    assert first.parameters.secondSource == chosen
+    compare(first, worker, chosen)
+    assert first.view_model()["second_source"] == chosen
+    compare(first, worker, "nnunet", moved)
+    assert first.view_model()["second_source"] == "nnunet"
+    first.set_segmenter("nnunet")
+    assert first.view_model()["second_source"] != "nnunet"
+    first.set_segmenter("demonstration")
+    assert first.view_model()["second_source"] == "nnunet", "back, as soon as it can be the second one again"
+    first.set_second_source("no such source")
+    assert first.view_model()["second_source"] == "nnunet"
+
+
+def test_the_demonstration_network_can_be_insisted_on_as_second_source(presenter, worker, found, spine_ct):
+    own = spine_segments.add_spine(found, spine_ct, "")
+    presenter.set_segmentation(own)
+    assert not presenter.view_model()["segmenter_options"]["second_insist_enabled"]
+    presenter.set_second_source("demonstration")
+    options = presenter.view_model()["segmenter_options"]
+    assert options["second_insist_enabled"]
+    assert not options["insist_enabled"], "the first source's own box"
+    presenter.set_insist(True)
+    compare(presenter, worker, "demonstration", replace(found, segmenter="demonstration"))
+    assert worker.segmentations[0]["request"] == SegmenterRequest("demonstration", insist=True)
+    assert presenter.view_model()["second_source"] == "demonstration"
+
+
 def test_the_second_source_runs_on_the_same_ct_and_the_figures_are_right(first, worker, found, moved, spine, tmp_path):
     told = compare(first, worker, "nnunet", moved)
     asked = worker.segmentations[1]

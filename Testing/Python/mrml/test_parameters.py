@@ -35,6 +35,7 @@ DEFAULT_TEXTS = {
     "resultSegmentation": "",
     "resultSegmentId": "",
     "resultFingerprint": "",
+    "secondSource": "",
     "comparisonJson": "",
     "comparisonCt": "",
     "comparisonFirst": "",

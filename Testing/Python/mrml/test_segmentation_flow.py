@@ -23,7 +23,7 @@ from medconv.vertebrae import TOTALSEGMENTATOR
 
 LEVEL_KEYS = {
     "line", "levels", "doubtful", "confirmed", "doubts", "question", "statement", "can_confirm", "can_shift_up",
-    "can_shift_down", "shift_up_label", "shift_down_label", "alternatives",
+    "can_shift_down", "shift_up_label", "shift_down_label", "shift_up_note", "shift_down_note", "alternatives",
 }  # fmt: skip
 LANDMARKS = ("sacrum", "rib_left_12", "rib_right_12")
 
@@ -211,8 +211,9 @@ def test_a_doubtful_level_is_asked_about_and_not_measured(asked, worker):
     assert worker.jobs == []
     assert model["result"] is None
     assert not model["busy"]
-    assert model["message"]["severity"] == "warning"
+    assert model["message"] is None, "the levels say it all: twice would be once too often"
     told = model["levels"]
+    assert told["statement"] == "The level is in doubt, so nothing is measured yet."
     assert told["doubtful"]
     assert not told["confirmed"]
     assert told["doubts"]
@@ -339,6 +340,7 @@ def test_there_is_no_shift_beyond_what_was_found(ready, worker, found):
     one_press(ready, worker, without(found, "T12", "T11", *LANDMARKS))
     told = ready.view_model()["levels"]
     assert not told["can_shift_up"]
+    assert told["shift_up_note"] == "No vertebra was found above."
     assert told["can_shift_down"]
     ready.shift_level(1)
     assert worker.jobs == []
@@ -427,6 +429,122 @@ def test_an_answer_is_not_taken_over_to_other_doubts(asked, worker, found):
     asked.analyse()
     assert len(worker.jobs) == 1
     assert asked.view_model()["levels"]["question"]
+
+
+# What can't be measured
+
+
+def in_pieces(found, name):
+    """The segmentation with a gap of 10 mm through the middle of a vertebra."""
+    labels = found.labels_zyx.copy()
+    middle = round(float(found.ct_geometry.lps_to_index(CENTRES_MM[name])[2]))
+    gap = labels[middle - 2 : middle + 2]
+    gap[gap == TOTALSEGMENTATOR[name]] = 0
+    return replace(found, labels_zyx=labels)
+
+
+def cut_by_border(found, name):
+    """The segmentation with a vertebra that reaches out to the CT's left border."""
+    labels = found.labels_zyx.copy()
+    x, y, z = (round(float(v)) for v in found.ct_geometry.lps_to_index(CENTRES_MM[name]))
+    labels[z - 1 : z + 1, y, x:] = TOTALSEGMENTATOR[name]
+    return replace(found, labels_zyx=labels)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (cut_by_border, "L1 can't be measured: it is cut by the border of the CT."),
+        (in_pieces, "L1 can't be measured: it is in 3 pieces; "),
+    ],
+)
+def test_an_l1_that_cannot_be_measured_is_said_to_be_so_and_why(ready, worker, uncertain, spoil, reason):
+    one_press(ready, worker, spoil(uncertain, "L1"))
+    model = ready.view_model()
+    told = model["levels"]
+    assert told["statement"].startswith(reason)
+    assert told["question"] == "If another vertebra is L1, say which; else choose what is measured in its place."
+    assert not told["can_confirm"]
+    assert told["can_shift_up"]
+    assert told["can_shift_down"]
+    assert [entry["id"] for entry in told["alternatives"]] == ["T12", "L2"]
+    assert model["message"] is None
+    assert not any("cut by" in doubt["message"] or "pieces; " in doubt["message"] for doubt in told["doubts"])
+    assert worker.jobs == []
+    ready.confirm_level()
+    assert worker.jobs == [], "a Yes would not make it whole"
+
+
+def test_a_neighbour_that_cannot_be_measured_is_not_offered_but_what_l1_is_then(asked, ready, worker, found, uncertain):
+    ready.set_segmenter("totalsegmentator")
+    asked.parameters.segmentation.GetScene().RemoveNode(asked.parameters.segmentation)
+    ready.set_segmenter("demonstration")
+    one_press(ready, worker, cut_by_border(uncertain, "T12"))
+    told = ready.view_model()["levels"]
+    assert told["can_confirm"]
+    assert [entry["id"] for entry in told["alternatives"]] == ["L2"]
+    assert told["can_shift_up"]
+    assert told["shift_up_label"] == "What is called L1 is L2: measure it as L2"
+    assert told["shift_up_note"].endswith("T12 can't be measured: it is cut by the border of the CT.")
+    assert told["shift_down_label"] == "L1 is the vertebra below (L2)"
+    ready.shift_level(1)
+    level = worker.jobs[0]["case"].level
+    assert (level.found_as, level.used_as, level.decided_by) == ("L1", "L2", "person")
+    worker.answers()
+    ready.poll()
+    told = ready.view_model()["levels"]
+    assert {level["name"]: level["shown_as"] for level in told["levels"]}["T12"] == "L1"
+    assert [entry["label"] for entry in told["alternatives"]] == ["Measure T12 instead", "Take L2 back"]
+    ready.shift_level(-1)
+    assert ready.view_model()["levels"]["can_confirm"], "the way back is open"
+
+
+def test_where_neither_can_be_measured_the_button_says_why(ready, worker, uncertain):
+    one_press(ready, worker, cut_by_border(in_pieces(uncertain, "L1"), "T12"))
+    told = ready.view_model()["levels"]
+    assert not told["can_shift_up"]
+    assert told["shift_up_label"] == "L1 is the vertebra above (T12)"
+    assert told["shift_up_note"] == "T12 can't be measured: it is cut by the border of the CT."
+    ready.shift_level(1)
+    assert ready.view_model()["levels"] == told
+    assert told["can_shift_down"]
+
+
+def test_where_nothing_can_be_measured_the_next_step_is_another_ct(ready, worker, uncertain):
+    spoilt = uncertain
+    for name in ("T12", "L1", "L2"):
+        spoilt = cut_by_border(spoilt, name)
+    one_press(ready, worker, spoilt)
+    told = ready.view_model()["levels"]
+    assert told["alternatives"] == []
+    assert not told["can_shift_up"]
+    assert not told["can_shift_down"]
+    assert told["question"].endswith("Use a CT that shows all of L1, or mend the segmentation.")
+
+
+def test_a_certain_level_that_is_cut_is_told_with_the_next_step(ready, worker, found):
+    one_press(ready, worker, cut_by_border(found, "L1"))
+    model = ready.view_model()
+    assert model["levels"]["statement"] == "L1 can't be measured: it is cut by the border of the CT."
+    assert model["levels"]["question"]
+    assert model["message"] is None
+    ready.use_instead("L2")
+    assert worker.jobs[0]["case"].level.used_as == "L2"
+    worker.answers()
+    ready.poll()
+    offered = {entry["id"]: entry["label"] for entry in ready.view_model()["levels"]["alternatives"]}
+    assert offered == {"T12": "Measure T12 instead", "L2": "Take L2 back"}
+
+
+def test_metal_is_no_reason_to_forbid_a_yes(ready, worker, uncertain, spine_ct):
+    array = slicer.util.arrayFromVolume(spine_ct)
+    z, y, x = (round(float(v)) for v in uncertain.ct_geometry.lps_to_index((0.0, 40.0, 0.0))[::-1])
+    array[z - 3 : z + 4, y - 3 : y + 4, x - 3 : x + 4] = 3000  # screws in the arch: measured, with a warning
+    slicer.util.arrayFromVolumeModified(spine_ct)
+    one_press(ready, worker, uncertain)
+    levels = level_choice.kept(ready.parameters)
+    assert "L1" not in levels.serving
+    assert ready.view_model()["levels"]["can_confirm"]
 
 
 # In the scene

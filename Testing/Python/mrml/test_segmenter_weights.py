@@ -10,7 +10,7 @@ from medconv.segmenters.weights_store import TOTAL_3MM, VERTEBRAE_1_5MM
 WEIGHTS_KEYS = {"text", "complete", "can_fetch", "fetch_question", "can_import", "can_remove", "remove_question"}
 OPTION_KEYS = {
     "quality", "qualities", "quality_enabled", "nnunet_folder", "nnunet_label_map", "nnunet_label_maps",
-    "nnunet_enabled", "insist", "insist_enabled", "insist_label", "demonstration_note",
+    "nnunet_enabled", "insist", "insist_enabled", "second_insist_enabled", "insist_label", "demonstration_note",
 }  # fmt: skip
 
 

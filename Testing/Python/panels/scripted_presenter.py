@@ -59,7 +59,8 @@ MODEL: dict[str, Any] = {
         "quality_enabled": False,
         "nnunet_folder": "", "nnunet_label_map": "", "nnunet_enabled": False,
         "nnunet_label_maps": [{"id": "", "label": "The folder's own"}, {"id": "verse", "label": "VerSe, CTSpine1K"}],
-        "insist": False, "insist_enabled": False, "insist_label": "Use it all the same", "demonstration_note": "",
+        "insist": False, "insist_enabled": False, "second_insist_enabled": False,
+        "insist_label": "Use it all the same", "demonstration_note": "",
     },
     "segmenter_weights": None,
     "levels": None,
@@ -68,6 +69,7 @@ MODEL: dict[str, Any] = {
         {"id": "demonstration", "label": "Demonstration", "available": True, "reason": ""},
         {"id": "nnunet", "label": "nnU-Net", "available": False, "reason": "Choose its folder first."},
     ],
+    "second_source": "demonstration",
     "can_compare": False,
 }  # fmt: skip
 LEVELS: dict[str, Any] = {
@@ -83,6 +85,8 @@ LEVELS: dict[str, Any] = {
     "can_shift_down": False,
     "shift_up_label": "L1 is one higher (called T12)",
     "shift_down_label": "L1 is one lower (called L2)",
+    "shift_up_note": "T12 is measured as L1.",
+    "shift_down_note": "L2 can't be measured: it is cut by the border of the CT.",
     "alternatives": [],
 }
 WEIGHTS: dict[str, Any] = {

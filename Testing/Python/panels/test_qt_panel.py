@@ -179,7 +179,9 @@ def test_a_level_in_doubt_is_asked_about(opened: OpenPanel) -> None:
     assert ui.levelDoubts.text == "Warning: Neither rib 12 nor the sacrum is in view."
     assert ui.shiftUpButton.text == "L1 is one higher (called T12)"
     assert ui.shiftUpButton.enabled
+    assert ui.shiftDownButton.visible
     assert not ui.shiftDownButton.enabled
+    assert ui.shiftDownButton.toolTip == "L2 can't be measured: it is cut by the border of the CT."
     assert not ui.useT12Button.visible
     ui.confirmLevelButton.click()
     ui.shiftUpButton.click()
@@ -190,7 +192,8 @@ def test_another_vertebra_is_offered_by_name(opened: OpenPanel) -> None:
     offers = [{"id": "L2", "label": "Use L2 instead"}]
     opened.presenter.show(levels={**LEVELS, "can_confirm": False, "can_shift_up": False, "alternatives": offers})
     assert opened.ui.useL2Button.visible
-    assert not any(w.visible for w in (opened.ui.useT12Button, opened.ui.confirmLevelButton, opened.ui.shiftUpButton))
+    assert not any(w.visible for w in (opened.ui.useT12Button, opened.ui.confirmLevelButton))
+    assert not opened.ui.shiftUpButton.enabled
     opened.ui.useL2Button.click()
     assert opened.presenter.asked == [("use_instead", "L2")]
 
@@ -209,8 +212,27 @@ def test_a_second_source_is_compared(opened: OpenPanel) -> None:
     ui.compareButton.click()
     assert opened.presenter.asked == [("compare_with", "demonstration")]
     ui.compareSelector.currentIndex = 1
+    assert opened.presenter.asked[1:] == [("set_second_source", "nnunet")]
+    opened.presenter.show(second_source="nnunet")
+    assert ui.compareSelector.currentIndex == 1
     assert not ui.compareButton.enabled
     assert ui.compareNote.text == "Choose its folder first."
+
+
+def test_the_demonstration_network_can_be_insisted_on_as_second_source(opened: OpenPanel) -> None:
+    ui, options = opened.ui, opened.presenter.model["segmenter_options"]
+    ui.comparisonSection.collapsed = False
+    assert not ui.compareInsistCheckBox.visible
+    opened.presenter.show(segmenter_options={**options, "second_insist_enabled": True})
+    assert ui.compareInsistCheckBox.visible
+    assert not ui.insistCheckBox.visible
+    assert ui.compareInsistCheckBox.text == "Use it all the same"
+    ui.compareInsistCheckBox.checked = True
+    assert opened.presenter.asked == [("set_insist", True)]
+    opened.presenter.show(segmenter_options={**options, "second_insist_enabled": True, "insist": True}, busy=True)
+    assert ui.compareInsistCheckBox.checked
+    assert not ui.compareInsistCheckBox.enabled
+    opened.presenter.show(busy=False)
 
 
 def test_the_comparison_is_shown_for_every_level_and_can_be_cleared(opened: OpenPanel) -> None:
@@ -417,7 +439,7 @@ def test_every_control_explains_itself(opened: OpenPanel) -> None:
     controls = "ctSelector segmenterSelector segmentSelector analyseButton cancelButton centreButton methodSelector"
     automatic = "qualitySelector fetchWeightsButton importWeightsButton removeWeightsButton folderButton insistCheckBox"
     level = "labelMapSelector confirmLevelButton shiftUpButton shiftDownButton useT12Button useL2Button"
-    comparison = "compareSelector compareButton clearComparisonButton"
+    comparison = "compareSelector compareInsistCheckBox compareButton clearComparisonButton"
     for name in f"{controls} {automatic} {level} {comparison} tau1Slider tau2Slider resetButton".split():
         assert len(getattr(opened.ui, name).toolTip) > 15, name
 
@@ -431,7 +453,7 @@ def test_the_keyboard_goes_through_the_panel_in_the_order_of_the_work(repository
         "importWeightsButton", "removeWeightsButton", "folderButton", "labelMapSelector", "insistCheckBox",
         "analyseButton", "cancelButton", "confirmLevelButton", "shiftUpButton", "shiftDownButton", "useT12Button",
         "useL2Button", "centreButton", "methodSelector", "tau1Slider", "tau2Slider", "resetButton", "compareSelector",
-        "compareButton", "clearComparisonButton",
+        "compareInsistCheckBox", "compareButton", "clearComparisonButton",
     ]  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from panels.scripted_presenter import MODEL
 
 SEGMENTATION_KEYS = (
-    "segmenter_options", "segmenter_weights", "levels", "comparison", "compare_choices", "can_compare",
+    "segmenter_options", "segmenter_weights", "levels", "comparison", "compare_choices", "second_source",
+    "can_compare",
 )  # fmt: skip
 
 

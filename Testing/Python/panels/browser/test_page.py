@@ -240,7 +240,8 @@ def test_a_level_in_doubt_is_asked_about(scripted_panel, page):
     assert page.text("level-statement") == "L1 is in doubt."
     assert page.text("level-doubts") == "Warning Neither rib 12 nor the sacrum is in view."
     assert page.text("shift-up") == "L1 is one higher (called T12)"
-    assert page.control("shift-down").count() == 0
+    assert not page.is_enabled("shift-down")
+    assert page.control("shift-down").get_attribute("title").startswith("L2 can't be measured: ")
     for button in ("confirm-level", "shift-up", "use-L2"):
         page.click(button)
     for call in (["confirm_level"], ["shift_level", 1], ["use_instead", "L2"]):
@@ -267,7 +268,21 @@ def test_a_second_source_is_compared_and_its_figures_are_shown(scripted_panel, p
     page.wait_for_text("comparison-line", "L1: Dice 0.912")
     assert "L1 0.912 0.6 2.0 T12 only one of the two found it" in page.text("comparison-rows")
     page.control("second-source").select_option("nnunet")
-    assert page.text("second-source-reason") == "Choose its folder first."
+    scripted_panel.wait_for_call(["set_second_source", "nnunet"])
+    scripted_panel.show(second_source="nnunet")
+    page.wait_for_text("second-source-reason", "Choose its folder first.")
     assert not page.is_enabled("compare")
     page.click("clear-comparison")
     scripted_panel.wait_for_call(["clear_comparison"])
+
+
+def test_the_demonstration_network_can_be_insisted_on_as_second_source(scripted_panel, page):
+    assert page.control("second-insist").count() == 0
+    options = {**empty_view()["segmenter_options"], "second_insist_enabled": True}
+    scripted_panel.show(segmenter_options=options)
+    page.click("second-insist")
+    scripted_panel.wait_for_call(["set_insist", True])
+    assert page.control("insist").count() == 0
+    scripted_panel.show(segmenter_options={**options, "insist": True}, busy=True)
+    page.page.wait_for_function("document.querySelector('[data-test=second-insist]').disabled")
+    assert page.control("second-insist").is_checked()

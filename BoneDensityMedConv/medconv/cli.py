@@ -13,18 +13,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medconv import RESEARCH_USE_ONLY, __version__
+from medconv import RESEARCH_USE_ONLY, __version__, console
+from medconv.cohort_command import add_cohort
 from medconv.command_line import Commands, add_compare, add_predict, add_segment, add_segmenters
 from medconv.evaluate_command import add_evaluate
 from medconv.explain_command import add_explain
 from medconv.reproduce_command import add_reproduce
 from medconv.simulate_command import add_simulate
+from medconv.train_command import add_train
 from medconv.types import MedConvError, UsageError
+from medconv.vertebrae import LABEL_MAPS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    console.show_warnings()
     if os.environ.get("MEDCONV_DEBUG"):
         logging.basicConfig(level=logging.DEBUG)
     try:
@@ -63,8 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_segmenters(commands)
     add_simulate(commands)
+    add_train(commands)
     add_evaluate(commands)
     add_reproduce(commands)
+    add_cohort(commands)
     _add_panel(commands)
     _add_weights(commands)
     _add_bench(commands)
@@ -75,8 +81,10 @@ def _add_panel(commands: Commands) -> None:
     p = commands.add_parser("panel", help="the panel in a browser, on this computer only")
     p.add_argument("--ct", type=Path, metavar="FILE|DIR")
     p.add_argument("--series", metavar="UID", help="which DICOM series, if the folder holds several")
-    p.add_argument("--mask", type=Path, metavar="FILE")
-    p.add_argument("--label", type=int, metavar="N")
+    p.add_argument("--mask", type=Path, metavar="FILE", help="label map that holds L1")
+    numbering = p.add_mutually_exclusive_group()
+    numbering.add_argument("--label", type=int, metavar="N", help="L1's label; its neighbours are then not read")
+    numbering.add_argument("--label-map", choices=list(LABEL_MAPS), help="how the mask is numbered, with its neighbours")
     p.add_argument("--port", type=int, default=0, help="default: any free port")
     p.add_argument("--no-open", action="store_true", help="do not open the browser")
     p.set_defaults(run=_panel)
@@ -90,6 +98,7 @@ def _panel(options: argparse.Namespace) -> int:
         options.ct,
         options.mask,
         options.label,
+        label_map=options.label_map or "",
         series=options.series,
         port=options.port,
         open_browser=not options.no_open,
@@ -97,7 +106,7 @@ def _panel(options: argparse.Namespace) -> int:
 
 
 def _add_weights(commands: Commands) -> None:
-    p = commands.add_parser("weights", help="list, verify or import weights")
+    p = commands.add_parser("weights", help="list, verify, import or export weights")
     actions = p.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", help="installed weights").set_defaults(run=_weights_list)
     verify = actions.add_parser("verify", help="check the files against their published SHA-256")
@@ -106,6 +115,14 @@ def _add_weights(commands: Commands) -> None:
     importing = actions.add_parser("import", help="check a weight file and install it for this user")
     importing.add_argument("file", type=Path, metavar="FILE")
     importing.set_defaults(run=_weights_import)
+
+    export = actions.add_parser("export", help="pack a trained run as one weight file for Slicer")
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument("--out", type=Path, metavar="FILE", required=True, help="the weight file, .npz")
+    export.add_argument("--name", metavar="NAME", help="default: the run folder's")
+    export.add_argument("--precision", choices=("half", "full"), default="half", help="half (default) halves the size")
+    export.add_argument("--licence", default="not stated", metavar="TEXT", help="under which others may use them")
+    export.set_defaults(run=_weights_export)
 
 
 def _weights_list(_: argparse.Namespace) -> int:
@@ -134,6 +151,12 @@ def _weights_import(options: argparse.Namespace) -> int:
     card = import_file(options.file)
     print(f"Imported '{card.name}'. Use it with: medconv predict … --weights {card.name}")
     return 0
+
+
+def _weights_export(options: argparse.Namespace) -> int:
+    from medconv.weights_command import run_export
+
+    return run_export(options)
 
 
 def _add_bench(commands: Commands) -> None:

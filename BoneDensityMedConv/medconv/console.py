@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 
@@ -27,3 +28,18 @@ def agrees(question: str) -> bool:
     """Ask yes or no; anything but yes is no."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+class _Screen(logging.Handler):
+    """Warnings of the core as lines on standard error, not into the line that shows progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        clear()
+        print(f"medconv: {record.getMessage()}", file=sys.stderr)
+
+
+def show_warnings() -> None:
+    """From now on, what the core warns of appears on the screen; once, however often it is called."""
+    log = logging.getLogger("medconv")
+    if not any(isinstance(handler, _Screen) for handler in log.handlers):
+        log.addHandler(_Screen(logging.WARNING))

@@ -3,6 +3,7 @@
     train_data/ val_data/ test_data/   one CT a case, or one DICOM folder; or all of them in the folder itself
     masks/                             <SubjectID>.nii.gz: L1 or a label map; without it the CTs are L1 alone
     labels.xlsx or labels.csv          see `label_sheet`
+    splits.csv                         what `medconv cohort split` decided, where the folders do not
     cohort.json, truth.csv             of simulated cohorts
 
 What doesn't fit together (a CT without label, a label without CT, a damaged file) is left out and listed.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +23,33 @@ from medconv import volume_io
 from medconv.pipeline import Progress
 from medconv.simulate.cohort import CohortModel
 from medconv.training.cases import SPLIT_FOLDERS, Cohort, LabelledCase, LeftOut
+from medconv.training.found_cts import MASKS, FoundCT, find_cts
 from medconv.training.label_sheet import LabelRow, LabelSheet, read_labels
 from medconv.training.label_values import CT_ENDINGS, without_ending
-from medconv.training.splits import check_classes
+from medconv.training.splits import check_classes, read_splits
 from medconv.types import InputRefused, QualityNote, Severity
 
-MASKS, LABEL_FILES, ABOUT, TRUTH = "masks", ("labels.xlsx", "labels.csv"), "cohort.json", "truth.csv"
+LABEL_FILES, ABOUT, TRUTH = ("labels.xlsx", "labels.csv"), "cohort.json", "truth.csv"
+SPLITS = "splits.csv"
+LOG = logging.getLogger(__name__)
 LAYOUT = (
     "Expected CTs (NIfTI, NRRD or DICOM folders) in train_data, val_data and test_data or in the folder itself, and "
     "labels.xlsx or labels.csv with SubjectID and T-score or Class."
 )
 
 
-@dataclass(frozen=True)
-class FoundCT:
-    """A CT in the folder: its name without ending (an id, if the sheet has it), and the split of its folder."""
-
-    name: str
-    path: Path
-    split: str | None
-
-
 def read_cohort(
     folder: Path,
     labels: Path | None = None,
     *,
+    splits: Path | None = None,
+    decided: bool = True,
     progress: Progress = lambda stage, fraction: None,
 ) -> Cohort:
     """Read a cohort folder; no voxels are read yet.
 
-    labels: the label sheet; None takes labels.xlsx or labels.csv of the folder.
+    labels: the label sheet; None takes labels.xlsx or labels.csv of the folder. splits: a file of `splits.write_splits`
+    that decides anew; None takes splits.csv of the folder, if nothing else decides. decided: False leaves them open.
     Raises InputRefused: no such folder, a bad sheet (`label_sheet`), one id for two CTs, a split that lacks a class,
     nothing left. Everything else that does not fit is in `Cohort.left_out`.
     """
@@ -86,8 +85,26 @@ def read_cohort(
         left_out=tuple(sorted(left_out, key=lambda item: (item.code, item.case_id))),
         notes=(*sheet.notes, *_zeros_note(left_out)),
     )
+    if decided:
+        cohort = _decided(cohort, folder, splits)
+    _tell(cohort)
+    return cohort
+
+
+def _decided(cohort: Cohort, folder: Path, splits: Path | None) -> Cohort:
+    if splits is None and not any(case.split for case in cohort.cases) and (folder / SPLITS).is_file():
+        splits = folder / SPLITS
+    if splits is not None:
+        cohort = read_splits(splits, cohort)
     check_classes(cohort)
     return cohort
+
+
+def _tell(cohort: Cohort) -> None:
+    """What a person must know of the reading, on the screen, whichever command reads."""
+    for text in [note.message for note in cohort.notes] + [summary(cohort.left_out)]:
+        if text:
+            LOG.warning("%s: %s", cohort.name, text)
 
 
 def summary(left_out: Sequence[LeftOut], told: int = 10) -> str:
@@ -98,38 +115,6 @@ def summary(left_out: Sequence[LeftOut], told: int = 10) -> str:
         more = f" and {len(ids) - told} more" if len(ids) > told else ""
         parts.append(f"{len(ids)} {code} ({', '.join(ids[:told])}{more})")
     return f"Left out: {'; '.join(parts)}." if parts else ""
-
-
-def find_cts(folder: Path, ids: frozenset[str]) -> list[FoundCT]:
-    """Every CT file, and every DICOM folder, in the split folders if there are any, else in the folder itself.
-
-    ids: a folder of that name is a case, wherever it lies in a tree of DICOM folders.
-    """
-    places: list[tuple[Path, str | None]] = [
-        (folder / name, split) for split, name in SPLIT_FOLDERS.items() if (folder / name).is_dir()
-    ]
-    found = []
-    for place, split in places or [(folder, None)]:
-        entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
-        files = [entry for entry in entries if entry.is_file() and entry.name.lower().endswith(CT_ENDINGS)]
-        found += [FoundCT(without_ending(file.name), file, split) for file in files]
-        for entry in entries:
-            if entry.is_dir() and entry.name != MASKS:
-                found += [FoundCT(name, path, split) for name, path in _dicom_folders(entry, entry.name, ids)]
-    return found
-
-
-def _dicom_folders(folder: Path, name: str, ids: frozenset[str]) -> Iterator[tuple[str, Path]]:
-    """The cases at or below a folder; if none of its folders has a label, the folder itself, by its name."""
-    if folder.name in ids:
-        yield folder.name, folder
-        return
-    children = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    below = [found for child in children for found in _dicom_folders(child, f"{name}/{child.name}", ids)]
-    if any(found_name in ids for found_name, _ in below):
-        yield from below
-    elif any(entry.is_file() for entry in folder.rglob("*")):
-        yield name, folder
 
 
 def _label_file(folder: Path, labels: Path | None) -> Path:

@@ -7,6 +7,7 @@ out and listed with its code, or, with `strict`, stops the run.
 from __future__ import annotations
 
 import csv
+import logging
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,7 @@ from medconv.training.splits import check_classes
 from medconv.types import InputRefused, MissingRequirement
 
 ALL = "all"
+LOG = logging.getLogger(__name__)
 FEW = 3  # cases that a process of its own would not make faster
 NAN = float("nan")
 ARRAYS = tuple(field.name for field in fields(CropSet) if field.name != "case_ids")
@@ -79,12 +81,12 @@ def cohort_crops(
             f"{len(refused)} of {len(cases)} cases can't be measured. {summary(refused)}{first}",
             "Mend or remove them" + (", or leave them out without --strict." if strict else "."),
         )
+    if refused:
+        LOG.warning("%s, %s: %d of %d cases. %s", cohort.name, split or ALL, len(refused), len(cases), summary(refused))
     made = [(case, fact) for case, fact in zip(cases, facts, strict=True) if not fact.code]
     check_fingerprints({case.case_id: fact.fingerprint for case, fact in made} | _elsewhere(cohort, cases, store))
-    kept = {case.case_id for case, _ in made}
     if refused:
         check_classes(replace(cohort, cases=tuple(case for case, _ in made)))
-    assert len(kept) == len(crops)
     return _crop_set(cohort, made, crops)
 
 

@@ -22,8 +22,8 @@ from medconv.config import Preprocessing
 from medconv.report import versions
 from medconv.training.authors_loader import BATCH_SIZE, ReadEachTime
 from medconv.training.cases import TRAIN, Cohort, LabelledCase
-from medconv.training.cohort_folder import read_cohort, summary
-from medconv.training.crop_cache import cohort_crops, left_out
+from medconv.training.cohort_folder import read_cohort
+from medconv.training.crop_cache import cohort_crops
 from medconv.training.crops import LEVELS, CropSet
 
 AIM = 10.0
@@ -39,13 +39,10 @@ def run_loader_bench(folder: Path, repeats: int, out: Path | None) -> int:
         started = perf_counter()
         crops = cohort_crops(cohort, split, preprocessing, Path(cache), progress=_say)
         making = perf_counter() - started
-        refused = left_out(cohort, split, preprocessing, Path(cache))
         figures = measure(cohort, crops, preprocessing, repeats)
         del crops  # Windows keeps a mapped file from being removed
     figures["making the cache, once (s)"] = making
     _print_table(cohort, figures, preprocessing)
-    if refused:
-        print(summary(refused))
     if out is not None:
         document = {"versions": versions(), "cohort": cohort.name, "batch_size": BATCH_SIZE, "figures": figures}
         partial = out.with_name(out.name + ".partial")

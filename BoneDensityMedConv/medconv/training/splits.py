@@ -21,6 +21,8 @@ from medconv.types import InputRefused, TScoreClass, UsageError
 
 SCANNER_MODES = ("ignore", "stratify")
 ORDERS_TRIED = 50
+NOWHERE = "left_out"  # in splits.csv: a case that is in no split
+HELD_OUT, HELD_OUT_TEXT = "scanner_held_out", "another CT of a patient whose scanner is held out"
 Cell = tuple[TScoreClass, str]  # class, and scanner where splits keep scanners in proportion
 
 
@@ -127,12 +129,14 @@ def check_classes(cohort: Cohort) -> None:
 
 
 def write_splits(path: Path, cohort: Cohort) -> None:
-    """Every case's split as CSV (SubjectID, Split), by id; appears whole or not at all."""
+    """Every case's split as CSV (SubjectID, Split), by id, and who is in none; appears whole or not at all."""
+    rows = [(case.case_id, case.split) for case in cohort.cases]
+    rows += [(item.case_id, NOWHERE) for item in cohort.left_out if item.code == HELD_OUT]
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("SubjectID", "Split"))
-        writer.writerows((case.case_id, case.split) for case in sorted(cohort.cases, key=lambda case: case.case_id))
+        writer.writerows(sorted(rows))
     partial.replace(path)
 
 
@@ -148,7 +152,8 @@ def read_splits(path: Path, cohort: Cohort) -> Cohort:
         text = f"{path.name} holds no splits ({error or type(error).__name__})."
         raise InputRefused("splits_unreadable", text, "Expected a CSV with SubjectID and Split.") from error
     ids = {case.case_id for case in cohort.cases}
-    wrong = sorted(set(splits) ^ ids) + sorted(i for i, split in splits.items() if split not in SPLIT_NAMES)
+    names = (*SPLIT_NAMES, NOWHERE)
+    wrong = sorted(set(splits) ^ ids) + sorted(i for i, split in splits.items() if split not in names)
     if wrong:
         raise InputRefused(
             "splits_differ",
@@ -156,7 +161,9 @@ def read_splits(path: Path, cohort: Cohort) -> Cohort:
             f"{', '.join(SPLIT_NAMES)}): {', '.join(wrong[:10])}.",
             "Use the splits that were made for this cohort, or split it anew.",
         )
-    result = _with_splits(cohort, splits)
+    gone = tuple(LeftOut(case_id, HELD_OUT, HELD_OUT_TEXT) for case_id in ids if splits[case_id] == NOWHERE)
+    kept = tuple(case for case in cohort.cases if splits[case.case_id] != NOWHERE)
+    result = _with_splits(replace(cohort, cases=kept, left_out=(*cohort.left_out, *sorted(gone, key=str))), splits)
     check_patients(result.cases)
     return result
 
@@ -176,9 +183,8 @@ def _hold_out(
     tested = {case.patient_id for case in cases if case.scanner in scanners}
     chosen.update(dict.fromkeys(tested, TEST))
     kept = [case for case in cases if case.scanner in scanners or case.patient_id not in tested]
-    text = "another CT of a patient whose scanner is held out"
     gone = [case for case in cases if case.scanner not in scanners and case.patient_id in tested]
-    return kept, [LeftOut(case.case_id, "scanner_held_out", text) for case in gone]
+    return kept, [LeftOut(case.case_id, HELD_OUT, HELD_OUT_TEXT) for case in gone]
 
 
 def _fill(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core.cohort_writer import T_SCORES, l1_case, named_cohort, write_case, write_cohort, write_image
+from core.cohort_writer import T_SCORES, l1_case, named_cohort, write_case, write_cohort, write_csv, write_image
 from core.phantom import Phantom
 
+from medconv.cli import main
 from medconv.training.cases import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Cohort
 from medconv.training.cohort_folder import read_cohort
 from medconv.training.leaks import check_leaks, check_patients, fingerprint
@@ -257,3 +258,37 @@ def test_the_fingerprint_is_of_the_values_not_of_their_order(vertebra: Phantom) 
 
 def test_split_names_are_those_of_the_contract() -> None:
     assert SPLIT_NAMES == ("train", "validation", "test")
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_checks_splits_and_reads_back_what_it_wrote(tmp_path: Path, capsys) -> None:
+    for number in range(12):
+        write_case(tmp_path, f"s{number:02}", number)
+    head = ("SubjectID", "T-score", "PatientID", "Scanner")
+    rows = [(f"s{n:02}", l1_case(n)[1], f"p{min(n, 10):02}", "GE" if n % 4 else "Canon") for n in range(12)]
+    write_csv(tmp_path / "labels.csv", [head, *rows, ("absent", 0.0, "q", "GE")])
+    assert main(["cohort", "check", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "undecided   12        11       4           4             4  Canon 3, GE 9" in told.out
+    assert "Left out: 1 no_ct (absent)." in told.err
+    assert main(["cohort", "split", str(tmp_path), "--validation", "1", "--test", "1", "--seed", "4"]) == 0
+    cohort = read_cohort(tmp_path)
+    for split, count in ((TRAIN, 2), (VALIDATION, 1), (TEST, 1)):
+        assert counts(cohort, split) == {str(c): count for c in TScoreClass}
+    assert main(["cohort", "split", str(tmp_path), "--folds", "3", "--repeats", "2"]) == 0
+    assert len(list((tmp_path / "folds").glob("repeat?_fold?.csv"))) == 6
+    fold = read_cohort(tmp_path, splits=tmp_path / "folds" / "repeat2_fold3.csv")
+    assert_patients_stay_together(fold)
+    assert main(["cohort", "split", str(tmp_path), "--folds", "20"]) == 3
+    assert "4 patients with normal are too few for 20 folds" in capsys.readouterr().err
+
+
+def test_a_held_out_scanner_survives_writing_and_reading(tmp_path: Path) -> None:
+    cohort = visits_cohort()
+    split = split_cohort(cohort, SplitPlan(4, hold_out=("C",)))
+    write_splits(tmp_path / "splits.csv", split)
+    again = read_splits(tmp_path / "splits.csv", cohort)
+    assert splits_of(again) == splits_of(split)
+    assert {item.case_id for item in again.left_out} == {item.case_id for item in split.left_out} != set()

@@ -58,8 +58,9 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     "samples": ({"sample_data", "sample_archive"},),
     "training": ({"training"},),
     "front": (
-        {"cli", "evaluate_command", "predict_command", "segment_command", "compare_command", "segmenters_command", "reproduce_command", "plugins"},
+        {"cli", "cohort_command", "evaluate_command", "predict_command", "segment_command", "compare_command", "segmenters_command", "reproduce_command", "plugins"},
         {"command_line", "console", "result_files", "label_map_file", "mask_source"},
+        {"train_command", "train_options", "train_summary", "weights_command"},
         {"simulate_command", "simulate_options", "simulated_cohort", "simulation_processes"},
         {"explain_command", "explanation_picture", "explanation_report"},
         {"bench", "batch", "segmentation_bench", "bench_cts", "process_meter"},

@@ -12,13 +12,16 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+from medconv.explanation import CAPTUM
 from medconv.segmenter import DEMONSTRATION, EXISTING, NNUNET, TOTALSEGMENTATOR
 from medconv.types import MissingRequirement, UsageError
 
 REQUESTER = "BoneDensityMedConv"
 NEEDED = ("torch", "SimpleITK")
 FROM_PYTORCH_EXTENSION = ("torch", "torchvision")  # it installs both at once, in builds that fit each other
+EXPLANATION = "explanation"  # stands beside the segmenters: what moved the answer needs a package of its own
 NEEDED_BY_SEGMENTER = {
+    EXPLANATION: (*NEEDED, "captum"),
     EXISTING: NEEDED,
     NNUNET: (*NEEDED, "torchvision", "nnunetv2"),
     DEMONSTRATION: (*NEEDED, "torchvision", "nnunetv2"),
@@ -47,6 +50,7 @@ _FOR_NNUNET = {
 _FOR_TOTALSEGMENTATOR = {"totalsegmentator": "TotalSegmentator>=2.18,<3", "dicom2nifti": "dicom2nifti"}
 REQUIREMENTS = {
     "SimpleITK": {"SimpleITK": "SimpleITK>=2.4,<3"},
+    "captum": {"captum": CAPTUM, "matplotlib": "matplotlib", "tqdm": "tqdm"},
     "nnunetv2": _FOR_NNUNET,
     "totalsegmentator": {**_FOR_NNUNET, **_FOR_TOTALSEGMENTATOR},
 }
@@ -64,6 +68,7 @@ MESSAGES = {
     "torch": "PyTorch, which runs the network, is not installed.",
     "torchvision": "torchvision, which nnU-Net asks for when it starts, is not installed.",
     "SimpleITK": "The Python package SimpleITK is not installed.",
+    "captum": "captum, which makes the map of what moved the answer, is not installed, or not wholly (10 MB to fetch).",
     "nnunetv2": "nnU-Net, which finds the vertebrae, is not installed, or not wholly (about 80 MB to fetch).",
     "totalsegmentator": "TotalSegmentator, which finds the vertebrae, is not installed, or not wholly"
     " (about 80 MB to fetch, without its weights).",
@@ -83,7 +88,8 @@ class Missing:
 def missing(segmenter: str = EXISTING) -> list[Missing]:
     """All that is missing for an analysis with this source of the mask, without importing any of it.
 
-    segmenter: "existing", "totalsegmentator", "demonstration", "nnunet" or "nnunet:FOLDER". Raises UsageError.
+    segmenter: "existing", "totalsegmentator", "demonstration", "nnunet" or "nnunet:FOLDER"; or EXPLANATION.
+    Raises UsageError.
     """
     source = segmenter.partition(":")[0]
     if source not in NEEDED_BY_SEGMENTER:
@@ -173,7 +179,8 @@ def _describe(kind: str) -> Missing:
         remedy = "Install the extension PyTorch in the Extensions Manager, restart Slicer, and analyse again."
         return Missing(kind, message, remedy, False)
     by = " by the PyTorch extension" if by_extension else ""
-    return Missing(kind, message, f"Press Analyse and agree to the installation{by}.", True)
+    button = "Show what moved the answer" if kind == "captum" else "Analyse"
+    return Missing(kind, message, f"Press {button} and agree to the installation{by}.", True)
 
 
 def _pip_command(kind: str) -> str:

@@ -9,7 +9,16 @@ from typing import Any
 import slicer
 import vtk
 
-from BoneDensityMedConvLib import comparison, level_choice, level_labels, parameters, scene, stored_result
+from BoneDensityMedConvLib import (
+    comparison,
+    explanation_view,
+    kept_explanation,
+    level_choice,
+    level_labels,
+    parameters,
+    scene,
+    stored_result,
+)
 from BoneDensityMedConvLib.observation import Observations, content_events
 from medconv import worker_errors
 from medconv.types import MedConvError
@@ -82,6 +91,7 @@ class PanelState:
         """Watch the chosen nodes, drop what is kept but not theirs, and tell the panel."""
         chosen = self.parameters
         now = (chosen.ct, chosen.segmentation, chosen.comparisonFirst, chosen.comparisonSecond)
+        explained = chosen.explanation
         if now != self._observed:
             self._on_content.remove()
             for node in now:
@@ -95,8 +105,14 @@ class PanelState:
             dropped |= level_choice.NOTHING
         if comparison.is_stale(chosen):
             dropped |= comparison.NOTHING
+        if kept_explanation.is_stale(chosen, without_result="resultJson" in dropped):
+            dropped |= kept_explanation.NOTHING
+        elif explained is not None:
+            explanation_view.dress(explained)
         if dropped:
             self.write(look=False, **dropped)
+            if "explanation" in dropped:
+                kept_explanation.remove(explained)
         else:
             self.notify()
 

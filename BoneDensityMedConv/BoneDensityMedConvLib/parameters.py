@@ -47,6 +47,11 @@ class ParameterFields:
     resultSegmentation: slicer.vtkMRMLSegmentationNode
     resultSegmentId: str = ""
     resultFingerprint: str = ""
+    # What moved the answer: of the result above, as a map over the CT.
+    explanationJson: str = ""
+    explanation: slicer.vtkMRMLScalarVolumeNode
+    explanationVisible: bool = True
+    explanationOpacity: float = 0.6
     # Two segmentations of one CT, one beside the other, and the source that was chosen for the second.
     secondSource: str = ""
     comparisonJson: str = ""

@@ -21,6 +21,8 @@ from BoneDensityMedConvLib import (
 from BoneDensityMedConvLib.adjustment_actions import AdjustmentActions
 from BoneDensityMedConvLib.case_flow import CaseFlow
 from BoneDensityMedConvLib.comparison_run import ComparisonRun
+from BoneDensityMedConvLib.explanation_actions import ExplanationActions
+from BoneDensityMedConvLib.explanation_run import ExplanationRun
 from BoneDensityMedConvLib.model_choice import ModelChoice
 from BoneDensityMedConvLib.panel_state import PanelState
 from BoneDensityMedConvLib.work import Work
@@ -30,7 +32,7 @@ from medconv.types import Cancelled, InputRefused
 from medconv.worker_client import WorkerClient
 
 
-class Presenter(AdjustmentActions):
+class Presenter(AdjustmentActions, ExplanationActions):
     """Drives one case on one parameter node.
 
     parameter_node: a `vtkMRMLScriptedModuleNode`, or what `parameters.wrap` makes of it.
@@ -51,6 +53,7 @@ class Presenter(AdjustmentActions):
         self._work.failed = self._state.say_error
         self._flow = CaseFlow(self._state, self._work, slice_logics)
         self._comparison = ComparisonRun(self._state, self._work, slice_logics)
+        self._explanation = ExplanationRun(self._state, self._work, slice_logics)
         self._models = ModelChoice()
         if on_change:
             self._state.observe(on_change)
@@ -192,6 +195,7 @@ class Presenter(AdjustmentActions):
         """Show what is measured in the three planes: CT in a bone window, outlines, names, centred."""
         try:
             (self._comparison if comparison.view(self.parameters) else self._flow).show()
+            self._explanation.draw()
         except InputRefused as error:
             self._state.say_error(error, "warning")
             self._state.notify()
@@ -221,6 +225,7 @@ class Presenter(AdjustmentActions):
             "levels": level_view.view(level_choice.kept(chosen), work.busy),
             "adjustment": view_model.adjustment_view(adjustment, card),
             "result": stored_result.view(chosen, adjustment),
+            **self._explanation_view(),
             "comparison": comparison.view(chosen),
             "compare_choices": choices,
             "second_source": second,

@@ -17,7 +17,7 @@ def everything_installed(segmenter: str) -> bool:
 
 def _is_installed_now(problem: dependencies.Missing) -> bool:
     if problem.installable:
-        question = f"{problem.message} The analysis needs it.\n\nDownload and install it now? This takes some minutes."
+        question = f"{problem.message} This needs it.\n\nDownload and install it now? This takes some minutes."
         if not slicer.util.confirmOkCancelDisplay(question):
             return False
     dependencies.install(problem.kind)

@@ -14,6 +14,7 @@ from BoneDensityMedConvLib.presenter import Presenter
 from BoneDensityMedConvLib.qt_binding import connect, quiet, shows_errors
 from BoneDensityMedConvLib.qt_comparison_section import ComparisonSection
 from BoneDensityMedConvLib.qt_drawing import SEVERITY_WORDS, entry_of, fill, note_lines, show_text
+from BoneDensityMedConvLib.qt_explanation_section import ExplanationSection
 from BoneDensityMedConvLib.qt_installation import everything_installed
 from BoneDensityMedConvLib.qt_level_card import LevelCard
 from BoneDensityMedConvLib.qt_source_section import SourceSection
@@ -32,6 +33,7 @@ class QtPanel:
         self._source = SourceSection(ui, presenter, self._follow_present_work)
         self._level = LevelCard(ui, presenter, self._follow_present_work)
         self._comparison = ComparisonSection(ui, presenter, self._follow_present_work)
+        self._explanation = ExplanationSection(ui, presenter, self._follow_present_work)
         self._connect()
         presenter.observe(self.draw)
         self.draw()
@@ -119,6 +121,7 @@ class QtPanel:
         self._level.draw(model["levels"], model["busy"])
         self._comparison.draw(model)
         self._draw_result(model["result"], model["busy"])
+        self._explanation.draw(model)
         self._draw_adjustment(model["adjustment"], model["result"])
         show_text(self._ui.demonstrationLabel, model["demonstration"])
         show_text(self._ui.simulatedLabel, model["simulated_ct"])

@@ -93,6 +93,9 @@ class BrowserPanel:
         self._state.quality = options["quality"]
         self._state.nnunet_label_map = options["nnunet_label_map"]
         self._state.insist = options["insist"]
+        if view["explanation"]:
+            self._state.explanation_visible = view["explanation"]["visible"]
+            self._state.explanation_opacity = view["explanation"]["opacity"]
         self._state.second_source = view["second_source"]
 
     # What the page does
@@ -104,6 +107,7 @@ class BrowserPanel:
             "shift_level": self._working(lambda steps: self.presenter.shift_level(int(steps))),
             "use_instead": self._working(lambda vertebra: self.presenter.use_instead(str(vertebra))),
             "compare_with": self._working(lambda source: self.presenter.compare_with(str(source))),
+            "explain": self._working(lambda: self.presenter.explain()),
             "clear_comparison": lambda: self.presenter.clear_comparison(),
             "answer_weights": self._working(self._answer_weights),
             "use_nnunet_folder": lambda: self.presenter.set_nnunet_folder(_as_typed(self._state.nnunet_folder)),
@@ -126,6 +130,8 @@ class BrowserPanel:
             "quality": lambda value: self.presenter.set_quality(str(value)),
             "nnunet_label_map": lambda value: self.presenter.set_nnunet_label_map(str(value)),
             "insist": lambda value: self.presenter.set_insist(bool(value)),
+            "explanation_visible": lambda value: self.presenter.set_explanation_visible(bool(value)),
+            "explanation_opacity": lambda value: self.presenter.set_explanation_opacity(float(value)),
             "second_source": lambda value: self.presenter.set_second_source(str(value)),
         }.items():
             self._bind_choice(variable, setter)
@@ -136,6 +142,8 @@ class BrowserPanel:
         def on_change(**state: Any) -> None:
             view = self.presenter.view_model()
             chosen = {name: view[name] for name in ("segmenter", "second_source")}
+            explanation = view["explanation"] or {}
+            chosen |= {f"explanation_{name}": explanation.get(name) for name in ("visible", "opacity")}
             shown = {**view["adjustment"], **view["segmenter_options"], **chosen}
             if state[variable] != shown[variable]:
                 self._safely(setter)(state[variable])

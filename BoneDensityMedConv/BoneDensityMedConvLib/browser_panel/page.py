@@ -28,6 +28,8 @@ def initial_state(title: str) -> dict[str, Any]:
         "asking": "",
         "weights_path": "",
         "nnunet_folder": "",
+        "explanation_visible": True,
+        "explanation_opacity": 0.0,
         # Each case makes the section of files anew, folded or not; in between, folding it is the reader's own affair.
         "case_open": True,
         "case_round": 0,
@@ -44,7 +46,7 @@ def build(server: Any, planes: Iterable[str]) -> None:
     with DivLayout(server, classes="page") as layout:
         client.Style(_resource("page.css"))
         text = _resource("page.html").replace("@@PLANES@@", "".join(figures))
-        for name in ("source", "level", "comparison"):
+        for name in ("source", "level", "explanation", "comparison"):
             text = text.replace(f"@@{name.upper()}@@", _resource(f"{name}.html"))
         layout.root.add_child(text)
 

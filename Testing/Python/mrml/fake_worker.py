@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from medconv.explanation import Explanation
 from medconv.types import SpineSegmentation
-from medconv.worker_client import Done, Event, Failure, Progress, Result, Segmented
+from medconv.worker_client import Done, Event, Explained, Failure, Progress, Result, Segmented
 
 # PAPER_AND_CODE's worked example: prior (0.5, 0.4, 0.1), logits (1, 0, 0).
 DOCUMENT: dict[str, Any] = {
@@ -34,6 +35,7 @@ class FakeWorker:
 
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any]] = []
+        self.explanations: list[dict[str, Any]] = []
         self.segmentations: list[dict[str, Any]] = []
         self.weights_jobs: list[tuple[str, str]] = []
         self.next_events: list[Event] = []
@@ -45,6 +47,9 @@ class FakeWorker:
         if self.refuses_with is not None:
             raise self.refuses_with
         self.jobs.append({"case": case, "weights": weights, "device": device, "adjustment": adjustment})
+
+    def explain(self, case, weights=None, device="auto") -> None:
+        self.explanations.append({"case": case, "weights": weights, "device": device})
 
     def segment(self, ct, request) -> None:
         if self.refuses_with is not None:
@@ -73,6 +78,9 @@ class FakeWorker:
 
     def finds(self, segmentation: SpineSegmentation) -> None:
         self.next_events = [Segmented(segmentation)]
+
+    def explains(self, explanation: Explanation) -> None:
+        self.next_events = [Explained(explanation)]
 
     def is_done(self, text: str) -> None:
         self.next_events = [Done(text)]

@@ -16,7 +16,7 @@ from medconv.types import Adjustment, TScoreClass
 CONTRACT_KEYS = {
     "research_use", "demonstration", "simulated_ct", "segmenters", "segmenter", "segmenter_options",
     "segmenter_weights", "ct_name", "segment_name", "can_analyse", "hint", "busy", "stage", "fraction", "message",
-    "adjustment", "result", "levels", "comparison", "compare_choices", "second_source",
+    "adjustment", "result", "levels", "explanation", "can_explain", "comparison", "compare_choices", "second_source",
     "can_compare",
 }  # fmt: skip
 ADJUSTMENT_KEYS = {

@@ -64,6 +64,8 @@ MODEL: dict[str, Any] = {
     },
     "segmenter_weights": None,
     "levels": None,
+    "explanation": None,
+    "can_explain": False,
     "comparison": None,
     "compare_choices": [
         {"id": "demonstration", "label": "Demonstration", "available": True, "reason": ""},
@@ -98,6 +100,20 @@ WEIGHTS: dict[str, Any] = {
     "can_remove": False,
     "remove_question": "Delete 400 MB?",
 }
+EXPLANATION: dict[str, Any] = {
+    "headline": "The trabecular core of L1 moved the answer most, towards osteoporosis.",
+    "rows": [
+        {"name": "Trabecular core", "effect": "towards osteoporosis, odds × 2.1", "map_share": 0.6, "volume_share": 0.25},
+        {"name": "Posterior elements", "effect": "hardly", "map_share": 0.4, "volume_share": 0.75},
+    ],
+    "notes": [],
+    "limits": "The map shows what the network used.",
+    "legend": [
+        {"label": "towards osteoporosis", "color": "#ff4030"}, {"label": "towards normal", "color": "#4088ff"},
+    ],
+    "visible": True,
+    "opacity": 0.6,
+}  # fmt: skip
 COMPARISON: dict[str, Any] = {
     "title": "TotalSegmentator and demonstration",
     "line": "L1: Dice 0.912",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from panels.scripted_presenter import COMPARISON, LEVELS, RESULT, WEIGHTS, ScriptedPresenter
+from panels.scripted_presenter import COMPARISON, EXPLANATION, LEVELS, RESULT, WEIGHTS, ScriptedPresenter
 from panels.slicer_host import proxy
 from panels.slicer_host.host import SlicerHost
 
@@ -469,3 +469,37 @@ def test_the_ui_file_brings_no_styling_of_its_own(repository: Any) -> None:
     text = (repository / "Resources/UI/BoneDensityMedConv.ui").read_text(encoding="utf-8")
     assert "styleSheet" not in text
     assert "<palette>" not in text
+
+
+def test_what_moved_the_answer_is_asked_for_and_shown(opened: OpenPanel) -> None:
+    ui = opened.ui
+    assert not ui.explainButton.enabled
+    assert not ui.explanationCard.visible
+    opened.presenter.show(result=RESULT, can_explain=True)
+    ui.explainButton.click()
+    assert opened.presenter.asked == [("explain",)]
+    opened.presenter.show(explanation=EXPLANATION)
+    assert ui.explanationCard.visible
+    assert ui.explanationHeadline.text == EXPLANATION["headline"]
+    assert ui.explanationLegend.text == (
+        '<font color="#ff4030">■</font> towards osteoporosis&nbsp;&nbsp; <font color="#4088ff">■</font> towards normal'
+    )
+    assert ui.explanationRows.text == (
+        "Trabecular core: towards osteoporosis, odds × 2.1 (60% of the map, 25% of the volume)\n"
+        "Posterior elements: hardly (40% of the map, 75% of the volume)"
+    )
+    assert ui.explanationLimits.text == "The map shows what the network used."
+    assert (ui.explanationCheckBox.checked, ui.explanationSlider.value) == (True, 0.6)
+    opened.presenter.show(result=None, explanation=None, can_explain=False)
+    assert not ui.explanationCard.visible
+
+
+def test_the_map_is_hidden_and_made_fainter_by_its_own_controls(opened: OpenPanel) -> None:
+    ui = opened.ui
+    opened.presenter.show(result=RESULT, explanation=EXPLANATION)
+    assert opened.presenter.asked == [], "drawing asks for nothing"
+    ui.explanationSlider.value = 0.25
+    ui.explanationCheckBox.click()
+    assert opened.presenter.asked == [("set_explanation_opacity", 0.25), ("set_explanation_visible", False)]
+    opened.presenter.show(explanation={**EXPLANATION, "visible": False})
+    assert not ui.explanationSlider.enabled

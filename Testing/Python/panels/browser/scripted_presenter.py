@@ -10,7 +10,7 @@ from panels.scripted_presenter import MODEL
 
 SEGMENTATION_KEYS = (
     "segmenter_options", "segmenter_weights", "levels", "comparison", "compare_choices", "second_source",
-    "can_compare",
+    "can_compare", "explanation", "can_explain",
 )  # fmt: skip
 
 

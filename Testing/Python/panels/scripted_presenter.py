@@ -103,7 +103,10 @@ WEIGHTS: dict[str, Any] = {
 EXPLANATION: dict[str, Any] = {
     "headline": "The trabecular core of L1 moved the answer most, towards osteoporosis.",
     "rows": [
-        {"name": "Trabecular core", "effect": "towards osteoporosis, odds × 2.1", "map_share": 0.6, "volume_share": 0.25},
+        {
+            "name": "Trabecular core", "effect": "towards osteoporosis, odds × 2.1", "map_share": 0.6,
+            "volume_share": 0.25,
+        },
         {"name": "Posterior elements", "effect": "hardly", "map_share": 0.4, "volume_share": 0.75},
     ],
     "notes": [],

@@ -107,7 +107,8 @@ def plan_rows(
     """The rows that match, each with a run a seed. Raises UsageError if none does."""
     if seeds < 1:
         raise UsageError("no_seeds", f"--seeds must be 1 or more, got {seeds}.", "Correct it.")
-    chosen = [row for row in table.rows if matches(row.label, pattern)]
+    exact = [row for row in table.rows if row.label == pattern]
+    chosen = exact or [row for row in table.rows if matches(row.label, pattern)]
     if not chosen:
         labels = ", ".join(row.label for row in table.rows)
         raise UsageError("no_rows", f"No row of {table.key} matches '{pattern}'.", f"Rows: {labels}.")

@@ -99,8 +99,8 @@ class Clock:
         """Seconds, with `fraction` of the present run done."""
         elapsed = time.perf_counter() - self._started if self._now in self._todo else 0.0
         own = self._todo.get(self._now, 0.0)
-        estimated = self._estimated + own * fraction
-        pace = (self._taken + elapsed) / estimated if estimated > 0 and self._taken + elapsed > 0 else 1.0
+        doubt = 0.05 * self._total  # the estimate counts as so much experience: the first steps are slow
+        pace = (self._taken + elapsed + doubt) / max(self._estimated + own * fraction + doubt, 1e-9)
         return pace * (sum(self._todo.values()) - own * fraction)
 
     def step(self, text: str, fraction: float) -> None:

@@ -132,13 +132,14 @@ def _significance(document: Mapping[str, Any]) -> str:
         for n, value in found["paired_points"].items()
     }
     how = "measured on the runs below" if found["measured"] else "assumed"
+    ours, papers = points[str(OUR_TEST_PATIENTS)], points[str(PAPER_TEST_PATIENTS)]
     return (
         f"What would be significant: two networks of which just one is right on {found['disagreement']:.0%} of "
-        f"patients ({how}) differ at the 5 % level (exact McNemar) from {points[str(OUR_TEST_PATIENTS)]} of accuracy on "
-        f"with {OUR_TEST_PATIENTS} patients, and from {points[str(PAPER_TEST_PATIENTS)]} with {PAPER_TEST_PATIENTS}. The "
-        f"paper's {PAPER_TEST_PATIENTS} patients and {OUR_TEST_PATIENTS} others: from "
-        f"{found['unpaired_points']:.0f} points. One patient of {OUR_TEST_PATIENTS} is 2.6 points. Smaller differences "
-        "in these tables are chance, as far as anyone can tell."
+        f"patients ({how}) differ at the 5 % level (exact McNemar) from {ours} of accuracy on with "
+        f"{OUR_TEST_PATIENTS} patients, and from {papers} with {PAPER_TEST_PATIENTS}. The paper's "
+        f"{PAPER_TEST_PATIENTS} patients and {OUR_TEST_PATIENTS} others: from {found['unpaired_points']:.0f} points. "
+        f"One patient of {OUR_TEST_PATIENTS} is 2.6 points. Smaller differences in these tables are chance, as far as "
+        "anyone can tell."
     )
 
 

@@ -94,7 +94,7 @@ def run_job(job: Job) -> Mapping[str, float]:
         case = person_l1_case(person, perfect_mask=image.perfect_masks, watch=watch)
         ct, labels = case.ct, case.mask_zyx.astype("uint8") * TOTALSEGMENTATOR["L1"]
     else:
-        from medconv.simulate.lumbar_ct import person_ct
+        from medconv.simulate.person_ct import person_ct
 
         shown = person_ct(person, image.field_of_view_mm, perfect_masks=image.perfect_masks, watch=watch)
         ct, labels = shown.ct, shown.labels_zyx

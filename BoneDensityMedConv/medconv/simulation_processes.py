@@ -21,8 +21,7 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[Mapping[str, float]]
 
     Raises MissingRequirement if a process is killed from outside, which is what a system without memory does.
     """
-    if workers == 1 or len(jobs) < 2:
-        yield from (run_job(job) for job in jobs)
+    if not jobs:
         return
     # "spawn": a forked child of a process that has used torch or OpenMP can hang.
     context = multiprocessing.get_context("spawn")

@@ -12,6 +12,7 @@ from medconv.simulate.patient import Patient, draw_patient
 from medconv.simulate.person import Person
 from medconv.simulate.rendering import PixelGrid, interpolation, render_ct, upsample
 from medconv.simulate.scan import Scan, draw_scan
+from medconv.simulate.segmenter_error import SegmenterError
 from medconv.simulate.soft_tissue import sample_soft_tissue
 from medconv.simulate.spine import BoneField, CoarseGrid, PlacedVertebra, bounds, place_spine, rotation, sample_bone
 from medconv.simulate.stopwatch import Stopwatch
@@ -20,11 +21,6 @@ from medconv.types import BoolArray, CTVolume, FloatArray, L1Case
 COARSE_STEP_MM = 1.75
 NEIGHBOURS = ("T12", "L1", "L2")
 POSE_SD_DEG = (7.0, 3.5, 4.0)  # about x (kyphosis), y (scoliosis), z (turning on the table)
-
-# Errors of a segmenter: the whole boundary in or out, and its wobble; a 1.5 mm network leaves stairs of its own grid.
-MASK_OFFSET_MM = (-0.4, 0.45)  # mean and SD; networks draw L1 slightly too large
-MASK_WOBBLE_MM = 0.5
-SEGMENTER_GRID_MM = 1.5
 
 
 def simulate_l1_case(
@@ -116,16 +112,9 @@ def _true_mask(bone: BoneField, pixels: PixelGrid) -> BoolArray:
 
 
 def _segmented_mask(bone: BoneField, pixels: PixelGrid, rng: np.random.Generator) -> BoolArray:
-    """L1 as a segmentation network finds it: off by some tenths of a millimetre, often on a coarser grid."""
-    from scipy.ndimage import gaussian_filter
-
-    wobble = gaussian_filter(rng.standard_normal(bone.grid.shape_zyx, dtype=np.float32), 1.6, mode="wrap", truncate=3.0)
-    offset = MASK_OFFSET_MM[0] + MASK_OFFSET_MM[1] * float(rng.standard_normal())
-    wrong = bone.l1_distance_mm + np.float32(MASK_WOBBLE_MM / wobble.std()) * wobble + np.float32(offset)
-    axes = [pixels.x_mm, pixels.y_mm, pixels.z_mm]
-    if rng.random() < 0.5:
-        axes = [np.round(axis / SEGMENTER_GRID_MM) * SEGMENTER_GRID_MM for axis in axes]
-    return np.asarray(_l1_distance(wrong.astype(np.float32), bone, *axes) < 0.0)
+    error = SegmenterError.drawn(bone.grid, rng)
+    axes = [error.positions(axis) for axis in (pixels.x_mm, pixels.y_mm, pixels.z_mm)]
+    return np.asarray(_l1_distance(error.distance(bone.l1_distance_mm), bone, *axes) < 0.0)
 
 
 def _l1_distance(

@@ -77,10 +77,16 @@ def bone_through_psf(
     distance_mm: signed distance from the outer surface, negative inside. All arrays of one shape.
     A layer from 0 to `shell_mm` convolved with a Gaussian is the difference of two normal distribution functions.
     """
-    scale = np.float32(1.0 / sigma_mm)
-    bone = _normal_cdf(-distance_mm * scale)
-    core = _normal_cdf(-(distance_mm + shell_mm) * scale)
+    bone, core = blurred_fractions(distance_mm, shell_mm, sigma_mm)
     return outside_hu + bone * (np.float32(cortex_hu) - outside_hu) + core * (trabecular - np.float32(cortex_hu))
+
+
+def blurred_fractions(
+    distance_mm: NDArray[np.float32], shell_mm: NDArray[np.float32], sigma_mm: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How much of each point's blur lies in the bone as a whole, and how much inside its shell."""
+    scale = np.float32(1.0 / sigma_mm)
+    return _normal_cdf(-distance_mm * scale), _normal_cdf(-(distance_mm + shell_mm) * scale)
 
 
 def correlated_noise(
@@ -93,18 +99,32 @@ def correlated_noise(
     from scipy import fft
 
     slices, height, width = shape_zyx
+    amplitude, padded = noise_amplitude((height, width), spacing_mm, psf_sigma_mm)
+    white = rng.standard_normal((slices, *padded), dtype=np.float32)
+    spectrum = fft.rfft2(white) * (sd_hu * amplitude).astype(np.float32)
+    noise = fft.irfft2(spectrum, s=padded)
+    return np.asarray(noise[:, :height, :width], np.float32)
+
+
+def noise_amplitude(
+    shape_yx: tuple[int, ...], spacing_mm: float, psf_sigma_mm: float
+) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """By how much filtered back-projection scales each frequency of white noise of SD 1, so that the SD stays 1.
+
+    Returns the amplitudes (y, x/2 + 1) and the padded size (y, x) that they belong to.
+    """
+    from scipy import fft
+
+    height, width = shape_yx
     # Room for the correlation to end, so that opposite borders are independent; and a size that transforms fast.
     padded = (fft.next_fast_len(height + 8, real=True), fft.next_fast_len(width + 8, real=True))
-    white = rng.standard_normal((slices, *padded), dtype=np.float32)
     fy = np.fft.fftfreq(padded[0], spacing_mm)[:, np.newaxis]
     fx = np.fft.rfftfreq(padded[1], spacing_mm)[np.newaxis]
     frequency = np.hypot(fy, fx)  # cycles per mm, (y, x/2 + 1)
     amplitude = np.sqrt(frequency) * np.exp(-2.0 * (math.pi * 0.8 * psf_sigma_mm * frequency) ** 2)
     doubled = np.where((fx > 0) & (fx < 0.5 / spacing_mm - 1e-9), 2.0, 1.0)  # rfft stores half of the plane
     amplitude /= math.sqrt(float((doubled * amplitude**2).sum()) / (padded[0] * padded[1]))
-    spectrum = fft.rfft2(white) * (sd_hu * amplitude).astype(np.float32)
-    noise = fft.irfft2(spectrum, s=padded)
-    return np.asarray(noise[:, :height, :width], np.float32)
+    return amplitude, padded
 
 
 def _normal_cdf(x: NDArray[np.float32]) -> NDArray[np.float32]:

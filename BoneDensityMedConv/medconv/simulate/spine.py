@@ -89,6 +89,13 @@ class BoneField:
     owner: NDArray[np.uint8]
     l1_distance_mm: Array
 
+    @staticmethod
+    def empty(grid: CoarseGrid) -> BoneField:
+        """No bone yet."""
+        far = np.full(grid.shape_zyx, FAR_MM, np.float32)
+        shell, marrow = (np.zeros(grid.shape_zyx, np.float32) for _ in range(2))
+        return BoneField(grid, far, shell, marrow, np.zeros(grid.shape_zyx, np.uint8), far)
+
     def add(self, part: tuple[slice, slice, slice], distance_mm: Array, shell_mm: float, label: int) -> None:
         """Add a bone, in place. A vertebra's own voxels stay its own: a joint is no bony bridge."""
         nearer = (distance_mm < self.distance_mm[part]) & (self.distance_mm[part] > 0.0)

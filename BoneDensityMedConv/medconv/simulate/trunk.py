@@ -61,20 +61,29 @@ def draw_trunk(
     sacrum_tilt = curve.pop("sacrum")
     spine = place_spine(patient, pose, variant.levels, curve)
     sacrum = place_sacrum(patient, spine[-1], pose @ rotation(sacrum_tilt, 0.0, 0.0))
-    frame = _frame(girth, spine, sacrum)
+    frame = body_frame(girth, spine, sacrum)
     step = float(np.clip(0.75 * min(scan.in_plane_spacing_mm, scan.slice_thickness_mm), *COARSE_STEP_MM))
     margin = np.array([0.0, 0.0, scan.slice_thickness_mm])
     grid = CoarseGrid.covering((low - margin).tolist(), (high + margin).tolist(), step)
     bone = sample_bone(grid, spine, patient, scan, rng)
     add_labelled_ribs(bone, spine, patient, frame, variant.rib_levels)
     add_pelvis(bone, sacrum)
-    soft = soft_tissue.sample_soft_tissue(grid, spine, scan, rng, with_organs=True, frame=frame)
-    lungs = _add_chest(soft, grid, spine, frame)
-    _add_pelvic_tissue(soft, grid, sacrum, frame)
+    soft, lungs = draw_soft_tissue(grid, spine, sacrum, scan, rng, frame)
     return Anatomy(bone, soft, _liver(grid, frame, lungs))
 
 
-def _frame(girth: float, spine: Sequence[PlacedVertebra], sacrum: Sacrum) -> BodyFrame:
+def draw_soft_tissue(
+    grid: CoarseGrid, spine: Sequence[PlacedVertebra], sacrum: Sacrum, scan: Scan, rng: np.random.Generator,
+    frame: BodyFrame,
+) -> tuple[Array, Array]:  # fmt: skip
+    """HU of all that is not bone, and the distance to the lungs, on the grid."""
+    soft = soft_tissue.sample_soft_tissue(grid, spine, scan, rng, with_organs=True, frame=frame)
+    lungs = _add_chest(soft, grid, spine, frame)
+    _add_pelvic_tissue(soft, grid, sacrum, frame)
+    return soft, lungs
+
+
+def body_frame(girth: float, spine: Sequence[PlacedVertebra], sacrum: Sacrum) -> BodyFrame:
     """The back follows the spine's curve, less strongly."""
     behind = [(float(v.center[2]), 0.85 * float(v.center[1])) for v in spine]
     # The drawing's own back has room for a spine at 0.

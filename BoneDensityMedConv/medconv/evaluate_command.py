@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +78,7 @@ def _evaluate_run(options: argparse.Namespace) -> int:
     choice = RunChoice.load(run)
     finished = FinishedRun.open(run)
     out = options.out or run / f"evaluation_{options.split}"
-    cohort, cases, training = _crops(options, folder, finished.settings.preprocessing)
+    cohort, cases, training, refused = _crops(options, folder, finished.settings.preprocessing)
     console.say("Running the network")
     predictions = answering.answers_of_finished_run(finished, cases, options.split, choose_device(options.device))
     sample = answering.sample_of(cohort, predictions)
@@ -90,7 +91,7 @@ def _evaluate_run(options: argparse.Namespace) -> int:
     about = {
         "source": f"run {run.resolve().name}, epoch {finished.epoch + 1}",
         "test_readings": [asdict(reading) for reading in readings],
-        "warnings": told,
+        "warnings": [*told, *refused],
         "hu_fit": fit,
     }
     return _finish(out, sample, answers_of_run(predictions, choice), readers, about, choice=choice)
@@ -107,7 +108,7 @@ def _evaluate_weights(options: argparse.Namespace) -> int:
     if options.out is None:
         raise UsageError("out_missing", "Evaluating a weight file needs a folder for the results.", "Give --out DIR.")
     card, file = find_model(options.weights)
-    cohort, cases, training = _crops(options, folder, card.preprocessing)
+    cohort, cases, training, refused = _crops(options, folder, card.preprocessing)
     console.say("Running the network")
     predictions = answering.answers_of_weight_file(card, file, cases, options.split)
     sample = answering.sample_of(cohort, predictions)
@@ -120,7 +121,7 @@ def _evaluate_weights(options: argparse.Namespace) -> int:
     about = {
         "source": f"weights {card.name} (SHA-256 {card.sha256[:16]}…)",
         "test_readings": [asdict(reading) for reading in readings],
-        "warnings": told,
+        "warnings": [*told, *refused],
         "hu_fit": fit,
     }
     answers = answers_of_weights(predictions, card)
@@ -151,11 +152,12 @@ def _inputs(options: argparse.Namespace, count: int) -> list[Path]:
     return list(options.inputs)
 
 
-def _crops(options: argparse.Namespace, folder: Path, preprocessing: Any) -> tuple[Any, Any, Any]:
-    """The cohort, the crops of the split, and those of the training split for the HU readers (None without one)."""
+def _crops(options: argparse.Namespace, folder: Path, preprocessing: Any) -> tuple[Any, Any, Any, list[str]]:
+    """Cohort, crops of the split, crops of the training split for the HU readers (None without one), and what is
+    left out in words."""
     from medconv.training.cases import TRAIN
     from medconv.training.cohort_folder import read_cohort
-    from medconv.training.crop_cache import cohort_crops
+    from medconv.training.crop_cache import cohort_crops, left_out
 
     cohort = read_cohort(folder, options.labels, progress=console.say)
     cache = options.cache or folder / "crop_cache"
@@ -163,7 +165,12 @@ def _crops(options: argparse.Namespace, folder: Path, preprocessing: Any) -> tup
     def crops(split: str) -> Any:
         return cohort_crops(cohort, split, preprocessing, cache, workers=options.workers, progress=console.say)
 
-    return cohort, crops(options.split), crops(TRAIN) if cohort.part(TRAIN) else None
+    cases = crops(options.split)
+    refused = left_out(cohort, options.split, preprocessing, cache)
+    why = ", ".join(f"{n} {code}" for code, n in sorted(Counter(case.code for case in refused).items()))
+    total = len(cases) + len(refused)
+    said = [f"{len(refused)} of {total} cases can't be answered ({why}) and are in no figure."] if refused else []
+    return cohort, cases, crops(TRAIN) if cohort.part(TRAIN) else None, said
 
 
 def _finish(

@@ -135,12 +135,13 @@ def run_demo(options: argparse.Namespace, _extra: list[str]) -> int:
     else:
         ct, mask, label = sample(environment, options.simulated)
     case = ["--mask", str(Path(mask).resolve())] if mask else []
-    case += ["--label", str(label)] if mask and label is not None else []
+    if mask and not options.ct:  # the sample's mask holds L1's neighbours as well: named, they let the level be checked
+        case += ["--label-map", "totalsegmentator"]
+    elif mask and label is not None:
+        case += ["--label", str(label)]
     if options.headless:
         if options.simulated:
             case = ["--segmenter", "demonstration"]
-        elif not options.ct:  # the sample's mask holds L1's neighbours as well: named, they let the level be checked
-            case = ["--mask", str(Path(mask or "").resolve()), "--label-map", "totalsegmentator"]
         return predict(environment, Path(ct).resolve(), case, options.headless.resolve())
     system_packages.warn_before_demo()
     command = ["-m", "medconv.cli", "panel", "--ct", str(Path(ct).resolve()), *case]

@@ -50,7 +50,8 @@ def remove_orphans(scene: Any) -> None:
     owned = [node for i in range(owners.GetNumberOfItems()) for node in nodes_of(owners.GetItemAsObject(i))]
     nodes = scene.GetNodesByClass("vtkMRMLMarkupsFiducialNode")
     for node in [nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())]:
-        if node.GetAttribute(OWN_ATTRIBUTE) is not None and node not in owned:
+        # Whoever hears of a removal may ask for this again, before the next one's turn.
+        if node.GetScene() is not None and node.GetAttribute(OWN_ATTRIBUTE) is not None and node not in owned:
             scene.RemoveNode(node)
 
 

@@ -28,7 +28,7 @@ def show(segmentation: Any, levels: Levels, slice_logics: list[Any]) -> None:
     ids = spine_segments.found_structures(segmentation)
     _outline(segmentation, ids, levels)
     if levels.target in ids:
-        _surface_of(segmentation, ids[levels.target])
+        make_surface(segmentation, ids[levels.target])
     level_labels.show(segmentation, levels, [logic.GetSliceNode() for logic in slice_logics])
 
 
@@ -126,7 +126,7 @@ def _color(name: str, place: int, is_target: bool) -> tuple[float, float, float]
     return OTHER_COLORS[place % 2] if vertebrae.is_vertebra(name) else LANDMARK_COLOR
 
 
-def _surface_of(segmentation: Any, segment_id: str) -> None:
+def make_surface(segmentation: Any, segment_id: str) -> None:
     """The closed surface of one segment. The others get an empty one, for Slicer shows surfaces only where every
     segment has one, and to make them all would keep the person waiting; Segmentations, Update makes them."""
     core = segmentation.GetSegmentation()

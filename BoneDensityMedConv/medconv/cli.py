@@ -84,7 +84,9 @@ def _add_panel(commands: Commands) -> None:
     p.add_argument("--mask", type=Path, metavar="FILE", help="label map that holds L1")
     numbering = p.add_mutually_exclusive_group()
     numbering.add_argument("--label", type=int, metavar="N", help="L1's label; its neighbours are then not read")
-    numbering.add_argument("--label-map", choices=list(LABEL_MAPS), help="how the mask is numbered, with its neighbours")
+    numbering.add_argument(
+        "--label-map", choices=list(LABEL_MAPS), help="the mask's numbering: L1's neighbours are read"
+    )
     p.add_argument("--port", type=int, default=0, help="default: any free port")
     p.add_argument("--no-open", action="store_true", help="do not open the browser")
     p.set_defaults(run=_panel)

@@ -22,6 +22,7 @@ def run_browser_panel(
     mask_path: Path | None,
     label: int | None,
     *,
+    label_map: str = "",
     series: str | None = None,
     port: int = 0,
     host: str = LOCAL_HOST,
@@ -31,14 +32,15 @@ def run_browser_panel(
     """Serve the panel until Ctrl-C; returns the exit code 0.
 
     Prints one line, `Panel: http://127.0.0.1:PORT/`, as soon as the page can be opened. With `ct_path` the case is
-    loaded at once. port 0 picks a free one. host must be this machine: the panel reads the files of whoever runs it.
+    loaded at once; label_map is how its mask is numbered, "" if only L1's number is known. port 0 picks a free one.
+    host must be this machine: the panel reads the files of whoever runs it.
 
     Raises MissingRequirement without trame-slicer, UsageError if the port is taken or the host is another machine's.
     """
     from BoneDensityMedConvLib.browser_panel.case_reading import CaseRequest
     from BoneDensityMedConvLib.browser_panel.serving import serve_until_stopped
 
-    first_case = None if ct_path is None else CaseRequest(ct_path, mask_path, label, series=series)
+    first_case = None if ct_path is None else CaseRequest(ct_path, mask_path, label, label_map, series=series)
     return serve_until_stopped(
         lambda: create_app(first_case=first_case, title=title), host=host, port=port, open_browser=open_browser
     )

@@ -12,6 +12,7 @@ from medconv.segmenter import DEMONSTRATION, TOTALSEGMENTATOR
 from medconv.types import InputRefused
 
 READING = "Reading the images…"
+MASK_FILE = "mask file"  # the "request" that made a segmentation which was read: its colours and names are the panel's
 
 
 class CaseLoader:
@@ -54,7 +55,7 @@ class CaseLoader:
 
     def show(self, case: ReadCase) -> None:
         """Put a case that was read into the scene, in place of the one before."""
-        from BoneDensityMedConvLib import segments
+        from BoneDensityMedConvLib import segments, spine_display, spine_segments
 
         self._remove()
         ct = segments.add_ct(self._scene, case.ct, case.name)
@@ -63,8 +64,13 @@ class CaseLoader:
         # The CT first: the views draw in the order of adding, and a mask that was there before would hide the CT.
         self._views.show(ct)
         segmentation, segment_id = None, ""
-        if case.l1 is not None:
+        if case.spine is not None:
+            segmentation, segment_id = spine_segments.add_spine(case.spine, ct, MASK_FILE), "L1"
+            segmentation.GetSegmentation().GetSegment(segment_id).SetColor(*segments.BONE_COLOR)
+            spine_display.make_surface(segmentation, segment_id)
+        elif case.l1 is not None:
             segmentation, segment_id = segments.add_l1(self._scene, case.l1, ct)
+        if segmentation is not None:
             self._nodes.append(segmentation)
         self._presenter.set_ct(ct)
         self._presenter.set_segmentation(segmentation, segment_id)
@@ -86,7 +92,8 @@ class CaseLoader:
         for node in [*self._nodes, *self._made_by_the_panel()]:
             displays = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
             for one in [node, *filter(None, displays)]:
-                self._scene.RemoveNode(one)
+                if one.GetScene() is not None:  # the names of levels go with their segmentation
+                    self._scene.RemoveNode(one)
         self._nodes = []
 
     def _made_by_the_panel(self) -> list[Any]:

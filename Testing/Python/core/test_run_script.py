@@ -143,7 +143,7 @@ def test_the_demonstration_opens_the_panel_on_the_sample(calls: SimpleNamespace)
     (command,) = calls.commands
     assert command[:3] == ["-m", "medconv.cli", "panel"]
     assert command[command.index("--ct") + 1] == str(Path("ct.nii.gz").resolve())
-    assert command[command.index("--label") + 1] == "31"
+    assert command[command.index("--label-map") + 1] == "totalsegmentator", "L1's neighbours are read as well"
     assert command[-3:] == ["--port", "8123", "--no-open"]
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import vtk
 from panel_process import PanelProcess
@@ -92,8 +93,9 @@ def test_a_path_is_understood_with_quotes_spaces_and_a_home_folder():
 
 
 def test_the_form_gives_the_label_of_the_chosen_numbering():
-    assert request_from_form("/ct", "/mask", "totalsegmentator", 7, "").label == 31
-    assert request_from_form("/ct", "/mask", "verse", 7, "").label == 20
+    for numbering, label in (("totalsegmentator", 31), ("verse", 20)):
+        asked = request_from_form("/ct", "/mask", numbering, 7, "")
+        assert (asked.label, asked.label_map) == (label, numbering)
     assert request_from_form("/ct", "/mask", "other", 7, "") == CaseRequest(Path("/ct"), Path("/mask"), 7)
 
 
@@ -142,9 +144,67 @@ def test_a_second_case_leaves_nothing_of_the_first_in_the_scene(phantom_files):
         env=PanelProcess.environment({}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     counts = json.loads(done.stdout)
     assert counts[0][:4] == [1, 1, 1, 1]
     assert counts[1] == counts[0] == counts[2]
+
+
+@pytest.fixture
+def spine_files(tmp_path):
+    """T11 to L5 with the last ribs and the sacrum, in TotalSegmentator's numbers."""
+    from core.phantom import write
+    from core.spine_phantom import spine_phantom
+
+    return write(spine_phantom(), tmp_path)
+
+
+def test_a_mask_whose_numbering_is_known_is_read_with_all_its_vertebrae_as_the_command_line_reads_it(spine_files):
+    from medconv.mask_source import read_named_mask
+
+    ct, mask = spine_files
+    case = read_case(request_from_form(str(ct), str(mask), "totalsegmentator", 0, None))
+    expected = read_named_mask(mask, "totalsegmentator", case.ct)[0]
+    assert np.array_equal(case.spine.labels_zyx, expected.labels_zyx)
+    assert case.spine.names == expected.names
+    by_number = read_case(request_from_form(str(ct), str(mask), "other", 31, None))
+    assert by_number.spine is None, "a number names no neighbour"
+    assert np.array_equal(case.l1.full_array_zyx(), by_number.l1.full_array_zyx())
+
+
+def test_a_named_mask_without_l1_or_its_neighbours(phantom_files, spine_files):
+    ct, mask = map(str, phantom_files)
+    alone = read_case(request_from_form(ct, mask, "totalsegmentator", 0, None))
+    assert alone.spine is None
+    assert alone.l1 is not None
+    with pytest.raises(InputRefused, match=r"Label 20 \(L1\) is not in the mask; it holds 31"):
+        read_case(request_from_form(ct, mask, "verse", 0, None))
+    # L4 of TotalSegmentator's numbers is S1's neighbour in VerSe's: what it calls L1 (20) is not there either.
+    with pytest.raises(InputRefused, match=r"Label 20 \(L1\) is not in the mask"):
+        read_case(request_from_form(*map(str, spine_files), "verse", 0, None))
+
+
+def test_a_spine_from_a_file_has_its_level_checked_is_compared_in_whole_and_replaced_without_a_complaint(spine_files):
+    # In a process of its own, as above.
+    script = str(Path(__file__).with_name("load_spine.py"))
+    done = subprocess.run(
+        [sys.executable, script, *map(str, spine_files)],
+        env=PanelProcess.environment({}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    first, second = map(json.loads, done.stdout.splitlines())
+    names = ["T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+    assert first["message"] is None
+    assert first["found"] == names
+    assert first["statement"] == "L1, counted from rib 12 and sacrum"
+    assert first["decided_by"] == "segment"
+    assert first["has_result"]
+    assert first["compared"] == dict.fromkeys([*names, "sacrum"], 1.0)
+    assert first["title"].startswith("given mask and ")
+    assert second == first
+    assert "ERR" not in done.stderr, done.stderr

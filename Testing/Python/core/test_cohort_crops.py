@@ -18,7 +18,7 @@ import pytest
 from core.cohort_writer import l1_case, write_case, write_cohort, write_image
 from torch.utils.data import DataLoader
 
-from medconv import attenuation, volume_io
+from medconv import attenuation, l1_mask, pipeline, volume_io
 from medconv.cli import main
 from medconv.config import Preprocessing
 from medconv.crop import standardised_crop
@@ -276,3 +276,21 @@ def test_the_loader_bench_prints_a_table_and_writes_json(folder: Path, tmp_path:
     ratio = figures["authors' way: NIfTI read for each sample (s an epoch)"] / figures["cached crops (s an epoch)"]
     assert figures["authors' way / cached crops"] == pytest.approx(ratio)
     assert "An epoch is fed" in capsys.readouterr().out
+
+
+@pytest.mark.real_ct
+def test_a_real_ct_is_cut_out_as_predict_does_it(real_case, tmp_path: Path) -> None:
+    source = real_case("abdomen_3mm_l1_complete")
+    (tmp_path / "test_data").mkdir()
+    (tmp_path / "masks").mkdir()
+    shutil.copy(source / "example_ct.nii.gz", tmp_path / "test_data" / "real.nii.gz")
+    shutil.copy(source / "totalseg.nii.gz", tmp_path / "masks" / "real.nii.gz")
+    (tmp_path / "labels.csv").write_text("SubjectID,T-score,Label\nreal,-2.0,31\n")
+    crops = cohort_crops(read_cohort(tmp_path), "test", SMALL, tmp_path / "cache")
+    ct = volume_io.read_ct(source / "example_ct.nii.gz")
+    labels, geometry, _owner = volume_io.read_labels(source / "totalseg.nii.gz")
+    case = pipeline.prepare(ct, l1_mask.from_labels(labels, geometry, 31, ct.geometry)[0])
+    assert np.array_equal(crops.crops[0], np.rint(standardised_crop(case, SMALL) * 255))
+    assert crops.median_hu[0] == attenuation.measure(case)[0].median_hu
+    assert np.isnan(crops.kvp[0])
+    assert np.isnan(crops.signals[0])

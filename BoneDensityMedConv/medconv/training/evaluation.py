@@ -194,7 +194,7 @@ def _groups(
     """Figures by sub-group; None where a class has too few cases there."""
     targets, rows = sample.predictions.classes, []
     for heading, values in sample.groups.items():
-        for value in sorted(set(values) - {""}):
+        for value in sorted(set(values) - {""}, key=_by_number):
             inside = np.array([v == value for v in values])
             counts = np.bincount(targets[inside], minlength=len(CLASS_ORDER))
             row: dict[str, Any] = {
@@ -214,6 +214,16 @@ def _groups(
                     row["network_minus_hu"] = _against_hu(sample, shown, strongest, inside, resamples, seed)
             rows.append(row)
     return rows
+
+
+def _by_number(value: str) -> tuple[float, str]:
+    """80 kVp before 100 kVp; what begins with no number by its name."""
+    first = value.split()[0]
+    return (
+        (float(first), value)
+        if first.replace(".", "", 1).isdigit()
+        else (math.inf if value.startswith("over") else 0.0, value)
+    )
 
 
 def _against_hu(

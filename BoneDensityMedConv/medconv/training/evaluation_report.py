@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -261,5 +262,10 @@ def _picture(plots: Mapping[str, bytes], name: str) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
-    return f'<table class="figures"><tr>{first}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table>'
+    lines = "".join(f"<tr>{''.join(f'<td>{_unbroken(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<table class="figures" style="margin:0 0 14px"><tr>{first}</tr>{lines}</table>'
+
+
+def _unbroken(cell: str) -> str:
+    """A line may end before an interval, not within it."""
+    return re.sub(r"(\([^()]* to [^()]*\))", r'<span style="white-space:nowrap">\1</span>', escape(cell))

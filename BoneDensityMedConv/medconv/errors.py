@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MedConvError(Exception):
     """An error with a cause and a next step, fit to be shown to a person as it is."""
@@ -16,8 +18,18 @@ class MedConvError(Exception):
         self.remedy = remedy
         self.details = details
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, whatever the arguments of the class."""
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
     def __str__(self) -> str:
         return " ".join(part for part in (self.message, self.remedy, self.details) if part)
+
+
+def _restored(kind: type[MedConvError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> MedConvError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(fields)
+    return error
 
 
 class UsageError(MedConvError):

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medconv.types import MissingRequirement, UsageError
+from medconv.types import MedConvError, MissingRequirement, UsageError
 
 T = TypeVar("T")
 # A process that waits longer for another in a step takes it for dead; one that was killed is noticed at once.
@@ -76,19 +76,24 @@ class Processes:
         dist.all_gather_object(found, value)
         return found
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, for all of them; what it raises there is raised everywhere."""
+    def from_first(self, make: Callable[[], T], group: Any = None) -> T:
+        """What `make` gives in the first process, for all of them.
+
+        What it raises there is told there; the others end quietly with the same exit code.
+        """
         if self.count == 1:
             return make()
         told: list[Any] = [None, None]
         if self.first:
             try:
                 told[0] = make()
-            except Exception as error:  # noqa: BLE001 - told to the others, then raised again in every process
-                told[1] = error
-        dist.broadcast_object_list(told, src=0)
+            except BaseException as error:
+                failed = error.exit_code if isinstance(error, MedConvError) else 1
+                dist.broadcast_object_list([None, failed], src=0, group=group)
+                raise
+        dist.broadcast_object_list(told, src=0, group=group)
         if told[1] is not None:
-            raise told[1]
+            raise SystemExit(told[1])
         return told[0]
 
     def wrap(self, network: nn.Module) -> nn.Module:
@@ -132,15 +137,22 @@ def joined(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def wait_for_first(processes: Processes, prepare: Callable[[], None]) -> None:
-    """Run `prepare` (files on a disk that all see) in the first process while the others wait, for hours if need be."""
+def after_first(processes: Processes, read: Callable[[], T]) -> T:
+    """`read` in the first process while the others wait, for hours if need be; then in the others as well.
+
+    For what is prepared on a disk that all see when it is read for the first time.
+    """
     if processes.count == 1:
-        prepare()
-        return
+        return read()
     patient = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
-    if processes.first:
-        prepare()
-    dist.barrier(patient)
+    found: list[T] = []
+    processes.from_first(lambda: found.append(read()), patient)
+    return found[0] if processes.first else read()
+
+
+def process_lost(error: BaseException) -> bool:
+    """True if a collective call failed because another process is gone or silent."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 class _SumOverProcesses(torch.autograd.Function):

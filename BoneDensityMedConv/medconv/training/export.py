@@ -196,6 +196,7 @@ def _card(finished: FinishedRun, shape: Architecture, head: Head, name: str, fil
         intended_use=SIMULATED_USE if simulated else INTENDED_USE,
         licence=licence,
         simulated_only=simulated,
+        conformal=choice.conformal,
         validation={
             "reference_standard": reference,
             "validation": {
@@ -205,7 +206,6 @@ def _card(finished: FinishedRun, shape: Architecture, head: Head, name: str, fil
             },
             "chosen": choice.reason,
         },
-        conformal=choice.conformal,
     )
 
 

@@ -83,6 +83,11 @@ def class_balanced(logits: FloatArray, class_prior: Sequence[float], tau1_train:
     return logits + (tau1_train - 1.0) * np.log(class_prior)
 
 
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities of every row."""
+    return np.asarray(torch.softmax(torch.from_numpy(logits), dim=1).numpy())
+
+
 def balanced_nll(logits: FloatArray, classes: NDArray[np.int64]) -> float:
     """Mean over the classes of the mean −log p of the right class: likelihood with every class equally frequent."""
     per_case = F.cross_entropy(torch.tensor(logits), torch.tensor(classes), reduction="none").numpy()

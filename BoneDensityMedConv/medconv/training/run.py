@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from medconv.training import assembly, precision, run_folder
 from medconv.training.cases import VALIDATION
 from medconv.training.choice import choose_on_validation
 from medconv.training.crops import CropSet
-from medconv.training.distributed import joined
+from medconv.training.distributed import joined, process_lost
 from medconv.training.heads import Head
 from medconv.training.loop import Job, Training
 from medconv.training.predictions import Predictions
@@ -21,7 +23,7 @@ from medconv.training.readout import as_predictions, read_out
 from medconv.training.run_log import EpochRow, Listener, Silent
 from medconv.training.run_settings import RunSettings
 from medconv.training.training_data import training_data
-from medconv.types import FloatArray
+from medconv.types import FloatArray, MedConvError
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,12 @@ class TrainedRun:
 
 def train_run(
     settings: RunSettings, training: CropSet, validation: CropSet, run: Path, *, device: str = "auto",
-    soft: FloatArray | None = None, progress: Listener | None = None,
+    soft: FloatArray | None = None, progress: Listener | None = None, about: Callable[[], None] = lambda: None,
 ) -> TrainedRun:  # fmt: skip
     """Train, or go on where `run` was left; under torchrun, as one of its processes.
 
-    soft: (n, 3) class probabilities of the training cases, for settings with targets "truth-posterior".
+    soft: (n, 3) class probabilities of the training cases, for settings with targets "truth-posterior". about: called
+    once the folder is this run's, to describe its data there.
     Raises UsageError (settings or data that do not go together, a folder of another run), InputRefused (a damaged
     folder), MissingRequirement (device), MedConvError (loss not finite, memory full).
     """
@@ -57,7 +60,7 @@ def train_run(
     chosen_device, listener = precision.choose(settings, device), progress or Silent()
     with joined(chosen_device) as processes, precision.deterministic():
         data = training_data(settings, training, validation, soft)
-        processes.from_first(lambda: run_folder.claim(run, data.identity(settings)))
+        processes.from_first(lambda: _claim(run, data.identity(settings), about))
         job = Job(settings, data, run, chosen_device, processes, listener if processes.first else Silent())
         accumulate = settings.accumulate
         while (wanted := _train(job, accumulate)) is not None:
@@ -68,6 +71,11 @@ def train_run(
         return _finish(job)
 
 
+def _claim(run: Path, identity: Mapping[str, Any], about: Callable[[], None]) -> None:
+    run_folder.claim(run, identity)
+    about()
+
+
 def _train(job: Job, accumulate: int) -> int | None:
     """Train to the end; None, or into how many parts to split a batch because memory was full."""
     training = None
@@ -76,6 +84,12 @@ def _train(job: Job, accumulate: int) -> int | None:
         training.run()
         return None
     except (torch.OutOfMemoryError, RuntimeError) as error:
+        if process_lost(error):
+            raise MedConvError(
+                "process_lost",
+                "Another process of this training has ended.",
+                "See what it said, then start the same command again: it goes on after the last whole epoch.",
+            ) from error
         if not precision.out_of_memory(error):
             raise
         parts = training.accumulate if training is not None else accumulate

@@ -133,6 +133,12 @@ class RunSettings:
         return replace(self, **changes)
 
 
+# By name, for commands.
+AUGMENTATIONS: Mapping[str, Augmentation] = {
+    "none": NO_AUGMENTATION,
+    "shift": Augmentation(),
+    "full": Augmentation(rotation_degrees=10.0, scaling=0.05, noise_hu=8.0),
+}
 # What the authors' script does: 3D ResNet-50 on three equal channels, no augmentation, no early end. The size, spacing
 # and window of their input are not published: ours stand in.
 _PAPER = RunSettings(

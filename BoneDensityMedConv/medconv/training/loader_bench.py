@@ -122,7 +122,8 @@ def _print_table(cohort: Cohort, figures: dict[str, Any], preprocessing: Preproc
     for name, value in figures.items():
         if isinstance(value, float):
             print(f"  {name:<56}{value:.3g}")
-    ratio = figures["authors' way / cached crops"]
+    # On a busy computer the clock exaggerates: the long epoch waits more often. The lesser of the two is told.
+    ratio = min(figures["authors' way / cached crops"], figures["authors' way / cached crops, processor time"])
     print(f"An epoch is fed {ratio:.0f} times faster from the cache (aim: {AIM:.0f} or more).")
 
 

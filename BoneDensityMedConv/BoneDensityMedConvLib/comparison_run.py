@@ -127,7 +127,7 @@ def _read(node: Any, preferred_id: str, ct: CTVolume) -> SpineSegmentation:
         name = node.GetName()
         message = f"No segment of '{name}' names a vertebra in this CT."
         raise InputRefused("no_vertebra_named", message, "Name its segments, for instance L1, or tag them.")
-    return found
+    return segmentation_comparison.without_specks(found)
 
 
 def _named_as_used(found: SpineSegmentation, used_as: dict[str, str]) -> SpineSegmentation:

@@ -19,7 +19,7 @@ from medconv.comparison_report import (
     source_name,
 )
 from medconv.hounsfield import check_hounsfield
-from medconv.segmentation_comparison import compare_segmentations, structure_mask
+from medconv.segmentation_comparison import compare_segmentations, structure_mask, without_specks
 from medconv.segmenter import SegmenterRequest
 from medconv.types import CTVolume, InputRefused, SpineSegmentation, UsageError
 from medconv.vertebrae import LABEL_MAPS
@@ -43,7 +43,7 @@ def run_compare(options: argparse.Namespace) -> int:
     console.say("Reading the CT")
     ct = volume_io.read_ct(options.ct, options.series)
     check_hounsfield(ct)
-    a, b = _segmentations(ct, sources, vertebra, options.time_limit)
+    a, b = map(without_specks, _segmentations(ct, sources, vertebra, options.time_limit))
     if structure_mask(a, vertebra) is None and structure_mask(b, vertebra) is None:
         raise InputRefused(
             "vertebra_absent",

@@ -36,21 +36,23 @@ INSIST_HINT = "Here: --insist."
 
 @dataclass(frozen=True)
 class Decision:
-    """What the person said about the level. `take` is the segmenter's name of a vertebra, "" if none was named."""
+    """What the person said about the level. `take` is the segmenter's name of the vertebra that is measured, `l1_is`
+    of L1; "" if none was named."""
 
     take: str = ""
     used_as: str = "L1"
     confirmed: bool = False
+    l1_is: str = ""
 
     @staticmethod
     def of(options: argparse.Namespace) -> Decision:
         """From --l1-is, --instead and --confirm-level. Raises UsageError for a vertebra that does not exist."""
         l1_is = vertebra_name(options.l1_is) if options.l1_is else ""
         if not options.instead:
-            return Decision(l1_is, "L1", options.confirm_level)
+            return Decision(l1_is, "L1", options.confirm_level, l1_is)
         above = 1 if options.instead == "T12" else -1
         take = vertebrae.above(l1_is, above) if l1_is else ""
-        return Decision(take, options.instead, options.confirm_level)
+        return Decision(take, options.instead, options.confirm_level, l1_is)
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,21 @@ def judge(ct: CTVolume, segmentation: SpineSegmentation, decision: Decision) -> 
     return Levels(segmentation, check, mask, choice)
 
 
-def how_to_decide(refusal: InputRefused, out: Path) -> InputRefused:
-    """The refusal with what can be typed next, for the screen; the labels that were written need no second run."""
-    choices = "--l1-is NAME or --instead T12|L2"
-    if refusal.code == "level_in_doubt":
-        choices = f"--confirm-level, {choices}"
+def how_to_decide(refusal: InputRefused, levels: Levels, decision: Decision, out: Path) -> InputRefused:
+    """The refusal with what can be typed next, for the screen; the labels that were written need no second run.
+
+    What was tried, and a vertebra that can't be measured, is not among it.
+    """
+    choices = ["--confirm-level"] if refusal.code == "level_in_doubt" else []
+    choices.append("--l1-is NAME" if not decision.l1_is else "--l1-is ANOTHER")
+    l1 = decision.l1_is or "L1"
+    whole = {name for name in ("T12", "L2") if vertebrae.above(l1, 1 if name == "T12" else -1) in levels.check.serving}
+    if others := sorted(whole - {decision.used_as}, reverse=True):
+        choices.append(f"--instead {'|'.join(others)}")
+    *first, last = choices
+    words = f"{', '.join(first)} or {last}" if first else last
     refusal.details = (
-        f"Here: medconv predict with {choices}; --mask {out / LABELS} --label-map {out / NAMES} and another --out take "
+        f"Here: medconv predict with {words}; --mask {out / LABELS} --label-map {out / NAMES} and another --out take "
         "what was found without a second run of the network."
     )
     return refusal

@@ -71,7 +71,7 @@ def run_predict(options: argparse.Namespace, target: str = "") -> int:
     except InputRefused as refusal:
         _write_refusal(out, refusal, case)
         if case.levels is not None and case.levels.refusal is refusal:
-            raise mask_source.how_to_decide(refusal, out) from None
+            raise mask_source.how_to_decide(refusal, case.levels, decision, out) from None
         raise
     finally:
         console.clear()

@@ -75,7 +75,7 @@ def run_segment(options: argparse.Namespace) -> int:
         (folder / LEVELS).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", "utf-8")
         (folder / REPORT).write_text(segment_page(document, view.svg), "utf-8")
     console.clear()
-    _print_found(levels, document, out)
+    _print_found(levels, decision, document, out)
     return 0
 
 
@@ -146,7 +146,7 @@ def print_level(document: Mapping[str, Any]) -> None:
         print(f"  {DEMONSTRATION_BANNER}")
 
 
-def _print_found(levels: Levels, document: Mapping[str, Any], out: Path) -> None:
+def _print_found(levels: Levels, decision: Decision, document: Mapping[str, Any], out: Path) -> None:
     level = document["level"]
     names = ", ".join(row["name"] for row in level["levels"]) or "no vertebra"
     print(f"Found: {names}")
@@ -154,7 +154,7 @@ def _print_found(levels: Levels, document: Mapping[str, Any], out: Path) -> None
     if levels.mask is not None:
         print(f"  {level['used_as']} mask {l1_mask.volume_ml(levels.mask):.1f} ml")
     if levels.refusal is not None:
-        print(f"  No mask was written. {mask_source.how_to_decide(levels.refusal, out)}")
+        print(f"  No mask was written. {mask_source.how_to_decide(levels.refusal, levels, decision, out)}")
     for note in document["quality"]:
         print(f"  {note['severity']}: {note['message']}")
     print(f"  Labels: {out / LABELS}\n  Report: {out / REPORT}")

@@ -9,7 +9,7 @@ percentiles. Definitions: Taha and Hanbury, BMC Medical Imaging 2015;15:29.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -25,7 +25,7 @@ from medconv.types import (
     UsageError,
     Vector3,
 )
-from medconv.vertebrae import ORDER, SACRUM
+from medconv.vertebrae import LEAST_VERTEBRA_ML, ORDER, SACRUM, is_vertebra
 
 HAUSDORFF_PERCENTILE = 95.0
 
@@ -79,6 +79,22 @@ def compare_segmentations(
         else:
             rows.append(StructureComparison(name, compare_masks(mine, other), "", _name_in(b, mine)))
     return rows
+
+
+def without_specks(segmentation: SpineSegmentation) -> SpineSegmentation:
+    """The segmentation without the vertebrae that are too small to be one, as everywhere where levels are listed."""
+    counts = np.zeros(256, int)
+    for layer in segmentation.labels_zyx:
+        counts += np.bincount(layer.ravel(), minlength=256)
+    small = counts * segmentation.ct_geometry.voxel_volume_ml < LEAST_VERTEBRA_ML
+    specks = [
+        label for label, name in segmentation.names.items() if is_vertebra(name) and counts[label] and small[label]
+    ]
+    if not specks:
+        return segmentation
+    labels = segmentation.labels_zyx.copy()
+    labels[np.isin(labels, specks)] = 0
+    return replace(segmentation, labels_zyx=labels)
 
 
 def structure_mask(segmentation: SpineSegmentation, name: str) -> L1Mask | None:

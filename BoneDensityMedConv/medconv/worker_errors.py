@@ -6,6 +6,7 @@ import errno
 import mmap
 import shutil
 import signal
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,7 @@ NO_MEMORY_WORDS = (
     "bad allocation",
 )
 LOG_LINES_SHOWN = 3
+PLACES_SHOWN = 6
 PROBE_BYTES = 512 << 20
 FULL_BELOW_BYTES = 1_000_000
 
@@ -65,7 +67,10 @@ def explain(error: BaseException, job: str = "analysis") -> MedConvError:
     else:
         what = f"{type(error).__name__}: {error}"
     return MedConvError(
-        "internal_error", f"The {job} failed unexpectedly ({what}).", "Please report this with the log."
+        "internal_error",
+        f"The {job} failed unexpectedly ({what}).",
+        "Please report this with the places that follow; leave out what could name a patient.",
+        f"Where: {_places(error)}",
     )
 
 
@@ -120,6 +125,13 @@ def death(exit_code: int, log: Path) -> MedConvError:
         why, remedy = "", "Start again; if it happens again, close other programs (memory) and report this."
     message = f"The analysis process ended unexpectedly ({how})" + (f", {why}." if why else ".")
     return MedConvError("worker_died", message, f"{remedy} Its last words: {last_words}" if last_words else remedy)
+
+
+def _places(error: BaseException) -> str:
+    """Where in the program an error arose, innermost first: files by their names alone, and no values."""
+    frames = traceback.extract_tb(error.__traceback__)[-PLACES_SHOWN:]
+    told = (f"{Path(frame.filename).name} line {frame.lineno}, {frame.name}" for frame in reversed(frames))
+    return " < ".join(told) or "outside Python"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -197,3 +197,28 @@ def test_a_cancelled_comparison_leaves_nothing(run, files, monkeypatch):
     code, names, _, err = run("--a", "totalsegmentator", "--b", f"{files[2]}:verse")
     assert (code, names, err) == (130, set(), "medconv: Cancelled.\n")
     assert client.open_clients == 0
+
+
+def test_specks_are_no_vertebrae_here_either(run, files, spine, tmp_path):
+    labels = spine.labels_zyx.copy()
+    labels[labels == TOTALSEGMENTATOR["T11"]] = 0
+    labels[2:8, 2:8, 2:8] = TOTALSEGMENTATOR["T11"]  # 2.2 ml
+    labels[-4:-2, 2:8, 2:8] = TOTALSEGMENTATOR["C7"]
+    sitk.WriteImage(to_image(labels, GEOMETRY), str(tmp_path / "specks.nii.gz"))
+    code, _, out, _ = run(
+        "--a", f"{files[1]}:totalsegmentator", "--b", f"{tmp_path / 'specks.nii.gz'}:totalsegmentator"
+    )
+    assert code == 0
+    rows = {row["name"]: row["only_in"] for row in document_in(tmp_path)["levels"]}
+    assert rows == {name: "a" if name == "T11" else None for name in (*NAMES, "sacrum")}
+    assert "T11     only in A" in out
+    code, _, _, err = run(
+        "--a",
+        f"{tmp_path / 'specks.nii.gz'}:totalsegmentator",
+        "--b",
+        f"{tmp_path / 'specks.nii.gz'}:totalsegmentator",
+        "--vertebra",
+        "T11",
+    )
+    assert code == 3
+    assert "Neither segmentation holds T11." in err

@@ -116,7 +116,7 @@ def test_a_level_in_doubt_is_shown_and_no_l1_mask_is_written(run, misnamed, monk
     for doubt in document["level"]["doubts"]:
         assert doubt["message"] in out
     assert "No mask was written." in out
-    assert "--confirm-level, --l1-is NAME or --instead" in out
+    assert "medconv predict with --confirm-level, --l1-is NAME or --instead T12|L2; --mask" in out
     svg = (tmp_path / "out" / "levels.svg").read_text()
     assert svg.count(">L1 ?<") == 2
     page = (tmp_path / "out" / "report.html").read_text()
@@ -193,6 +193,23 @@ def test_a_person_decides_and_the_doubts_stay_as_warnings(
     assert np.array_equal(mask, misnamed.labels_zyx == TOTALSEGMENTATOR[found_as])
     warnings = {n["code"] for n in document["quality"] if n["severity"] == "warning"}
     assert {"lumbar_count", "rib_at_wrong_level"} <= warnings
+
+
+@pytest.mark.parametrize(
+    ("lost", "tried", "hint"),
+    [
+        (("L1", "T12"), ("--instead", "T12"), "predict with --l1-is NAME or --instead L2; --mask"),
+        (("T12", "L2"), ("--instead", "T12"), "predict with --l1-is NAME; --mask"),
+        (("T12",), ("--l1-is", "T12"), "predict with --l1-is ANOTHER or --instead T12|L2; --mask"),
+    ],
+)
+def test_what_was_tried_or_cannot_be_measured_is_not_proposed(run, spine, monkeypatch, lost, tried, hint):
+    found = segmentation_of(spine)
+    labels = np.where(np.isin(found.labels_zyx, [TOTALSEGMENTATOR[name] for name in lost]), 0, found.labels_zyx)
+    fake_client.install(monkeypatch, replace(found, labels_zyx=labels.astype(np.uint8)))
+    code, _, _, err = run("predict", "--segmenter", "totalsegmentator", *tried)
+    assert code == 3
+    assert hint in err
 
 
 def test_a_named_mask_with_neighbours_is_checked_and_its_doubts_are_warnings(run, misnamed, tmp_path):

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -117,7 +118,13 @@ def test_errors_are_told_and_survived(worker, vertebra, tmp_path):
     ask(command="analyse", id="1", case=str(tmp_path / "bad.npz"), weights="nobody", device="cpu")
     assert until("error")[-1]["code"] == "weights_missing"
     ask(command="analyse", id="2", case=str(tmp_path / "bad.npz"), device="cpu")
-    assert until("error")[-1]["code"] == "internal_error"
+    told = until("error")[-1]
+    assert told["code"] == "internal_error"
+    # What a person can report without a log that is gone: places in the program, innermost first, and no path.
+    assert re.fullmatch(r"Where: \S+\.py line \d+, \w+( < \S+\.py line \d+, [\w<>]+)+", told["details"])
+    assert "worker.py line" in told["details"]
+    assert "/" not in told["details"]
+    assert "log" not in told["remedy"]
     ask(command="dance", id="3")
     assert until("error")[-1]["code"] == "internal_error"
     save_case(tmp_path / "c.npz", pipeline.prepare(vertebra.ct, vertebra.mask))

@@ -7,7 +7,7 @@ scratch, and MedConv is the Bal-CE row with its logits adjusted afterwards.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,7 @@ def plan_rows(
     """The rows that match, each with a run a seed. Raises UsageError if none does."""
     if seeds < 1:
         raise UsageError("no_seeds", f"--seeds must be 1 or more, got {seeds}.", "Correct it.")
-    exact = [row for row in table.rows if row.label == pattern]
-    chosen = exact or [row for row in table.rows if matches(row.label, pattern)]
+    chosen = [row for row in table.rows if matches(row.label, pattern, {row.label for row in table.rows})]
     if not chosen:
         labels = ", ".join(row.label for row in table.rows)
         raise UsageError("no_rows", f"No row of {table.key} matches '{pattern}'.", f"Rows: {labels}.")
@@ -123,9 +122,15 @@ def plan_rows(
     )
 
 
-def matches(label: str, pattern: str) -> bool:
-    """True if a part of the label is like the pattern (* and ? as in file names; | between alternatives)."""
-    return any(fnmatch.fnmatch(label.lower(), f"*{part.strip().lower()}*") for part in pattern.split("|"))
+def matches(label: str, pattern: str, labels: Collection[str] = ()) -> bool:
+    """True if a part of the label is like the pattern (* and ? as in file names; | between alternatives).
+
+    labels: an alternative that is one of them means that row alone ("1" is not 0.1).
+    """
+    parts = [part.strip() for part in pattern.split("|")]
+    return any(
+        label == part if part in labels else fnmatch.fnmatch(label.lower(), f"*{part.lower()}*") for part in parts
+    )
 
 
 def settings_of(recipe: Recipe, budget: Budget, seed: int, pretrained: Path | None = None) -> RunSettings:

@@ -63,7 +63,7 @@ def table_document(
         **_head(table.key, table.title, data),
         "x": table.x,
         "budget": {"name": budget.name, "epochs": budget.epochs, "width": budget.width},
-        "how": [*budget.told(), *said],
+        "how": [*budget.told(), *said, *_left_out(data, rows[0].runs[0])],
         "seeds": len(rows[0].runs),
         "patients": {split: _counts(sets.patients(rows[0].runs[0], split).classes) for split in splits},
         "significance": _significance(disagreeing),
@@ -174,6 +174,14 @@ def _significance(disagreeing: float | None) -> dict[str, Any]:
         "paired_points": {n: value if np.isfinite(value) else None for n, value in paired.items()},
         "unpaired_points": smallest_unpaired_difference(PAPER_TEST_PATIENTS, OUR_TEST_PATIENTS, 0.55),
     }
+
+
+def _left_out(data: Data, run: PlannedRun) -> list[str]:
+    """A sentence where cases have no crop, because the product would refuse them."""
+    cohort, grid = data.cohorts[run.segmenter], run.settings.preprocessing
+    gone = {s: len(cohort.part(s)) - len(data.crops(run.segmenter, s, grid)) for s in SPLIT_NAMES}
+    told = ", ".join(f"{count} of {split}" for split, count in gone.items() if count)
+    return [f"Left out, because their masks or CTs can't be measured: {told}."] if told else []
 
 
 def _notes(table: str, rows: Sequence[PlannedRow], entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

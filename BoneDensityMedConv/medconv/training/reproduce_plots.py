@@ -112,13 +112,15 @@ def class_plot(document: Mapping[str, Any]) -> Figure:
             for bar, height, base in zip(bars, heights, below, strict=True):
                 if height >= 0.06 * max(sum(s[c] for s in splits.values()) for c in classes):
                     middle = bar.get_x() + bar.get_width() / 2
-                    axes.text(middle, base + height / 2, f"{split} {height}", ha="center", va="center", fontsize=7)
+                    ink = "white" if shade == 1.0 else "black"
+                    text = f"{split} {height}"
+                    axes.text(middle, base + height / 2, text, ha="center", va="center", fontsize=7.5, color=ink)
             below = [b + h for b, h in zip(below, heights, strict=True)]
         whole = max(sum(below), 1)
         for place, total in enumerate(below):
             axes.text(place, total, f"{total} ({total / whole:.0%})", ha="center", va="bottom", fontsize=9)
-        axes.set(title=f"{names[source]}: {sum(below)}", ylim=(0, 1.15 * max(*below, 1)))
-    panels[0].set_ylabel("cases")
+        axes.set(title=f"{names[source]}: {sum(below)} cases", ylim=(0, 1.15 * max(*below, 1)))
+    _make_room(figure, 0.0)
     return figure
 
 
@@ -133,7 +135,8 @@ def _row(axes: Axes, row: Mapping[str, Any], name: str, y: float, first: bool, d
         [paper], [y + 0.22], xerr=limits, fmt="o", mfc="white", color=PAPER, ms=5, lw=1, label=label if first else None
     )
     for (split, colour, told), offset in zip(_ours(documents), (0.0, -0.22), strict=False):
-        f = row["ours"][split][name]
+        balanced = len(set(documents["patients"][split].values())) == 1
+        f = row["ours"][split]["accuracy" if name == "sensitivity" and balanced else name]  # the same, with Wilson's
         around = [[max(f["value"] - f["low"], 0.0)], [max(f["high"] - f["value"], 0.0)]]
         axes.errorbar(
             [f["value"]], [y + offset], xerr=around, fmt="o", color=colour, ms=5, lw=1.2, label=told if first else None
@@ -169,7 +172,14 @@ def _reference_lines(axes: Axes, document: Mapping[str, Any], name: str) -> None
 def _legend(figure: Figure, axes: Axes, room: float) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncol=len(labels), fontsize=8, frameon=False)
-    figure.get_layout_engine().set(rect=(0.0, 0.03, 1.0, 0.97 - min(room, 0.3) / 2))
+    _make_room(figure, min(room, 0.3) / 2)
+
+
+def _make_room(figure: Figure, above: float) -> None:
+    """Keep the footer's line and a share of the height above free of axes."""
+    below = 0.2 / figure.get_figheight()
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0.0, below, 1.0, 1.0 - below - above))
 
 
 def _figure(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, Any]:

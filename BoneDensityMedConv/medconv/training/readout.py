@@ -27,7 +27,7 @@ def network_logits(network: nn.Module, crops: CropSet, batch_size: int = BATCH) 
     found = []
     with torch.inference_mode():
         for first in range(0, len(crops), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(crops.crops[first : first + batch_size])).float().div_(LEVELS)
+            batch = torch.from_numpy(np.array(crops.crops[first : first + batch_size])).float().div_(LEVELS)
             found.append(network(batch.contiguous(memory_format=torch.channels_last_3d)).numpy())
     return np.concatenate(found).astype(np.float64)
 

@@ -131,7 +131,7 @@ class BrowserPanel:
             "nnunet_label_map": lambda value: self.presenter.set_nnunet_label_map(str(value)),
             "insist": lambda value: self.presenter.set_insist(bool(value)),
             "explanation_visible": lambda value: self.presenter.set_explanation_visible(bool(value)),
-            "explanation_opacity": lambda value: self.presenter.set_explanation_opacity(float(value)),
+            "explanation_opacity": lambda value: self._set_explanation_opacity(float(value)),
             "second_source": lambda value: self.presenter.set_second_source(str(value)),
         }.items():
             self._bind_choice(variable, setter)
@@ -179,6 +179,10 @@ class BrowserPanel:
         if self.presenter.view_model()["busy"] and self._state.case_open:
             # Room for the progress, the level and the result.
             self._state.update({"case_open": False, "case_round": self._state.case_round + 1})
+
+    def _set_explanation_opacity(self, opacity: float) -> None:
+        self.presenter.set_explanation_opacity(opacity)
+        self.views.render()  # a view notices another volume over the CT by itself, but no other opacity
 
     def _answer_weights(self, question: str) -> None:
         """What the reader said yes to."""

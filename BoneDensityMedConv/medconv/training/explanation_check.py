@@ -5,7 +5,8 @@
 Two networks are trained on the same images. For one the T-score follows the trabecular density alone, for the other
 the thickness of the cortex alone, so that only the labels can make their maps differ. Then `explanation.explain` is
 asked about fresh patients, and the share of each map that lies in each part of the vertebra is set against that part's
-share of the volume. Killed at any point, the same command goes on where it was, network by network.
+share of the volume, and against where the feature shows at all: density shows in all trabecular bone, not in the core
+alone. Killed at any point, the same command goes on where it was, network by network.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medconv.config import CLASS_ORDER, Architecture, ModelCard, Preprocessing
+from medconv.crop import crop_geometry, crop_hu
 from medconv.explanation import Explanation, explain
 from medconv.inference import LoadedModel
 from medconv.network import build_network
@@ -33,11 +35,12 @@ from medconv.simulate.cohort import FEATURES, CohortModel
 from medconv.simulate.l1_case import simulate_l1_case
 from medconv.training.crops import LEVELS, SHARD_SIZE, SPLITS, CropRequest, cached_crops
 from medconv.types import Adjustment, FloatArray, L1Case
-from medconv.vertebra_parts import PARTS
+from medconv.vertebra_parts import PARTS, vertebra_parts
 
 SIGNALS = ("density", "cortex")
 SIGNAL_CORRELATION = 0.95  # nearly all of the T-score is in the image: a few hundred patients then suffice
 PREPROCESSING = Preprocessing(size_xyz=(40, 48, 36), spacing_mm=2.0, reference_kvp=120.0)
+PAIRS = 12
 FIRST_EXPLAINED = 1000  # of the validation stream; those before may tell how well the network has learnt
 
 
@@ -94,6 +97,25 @@ def locate(explanations: Sequence[Explanation], signal: FloatArray) -> Located:
     )
 
 
+def signal_share(signal: str, settings: CheckSettings) -> tuple[float, ...]:
+    """Where a feature shows: the share of |HU difference| in each of PARTS between patients who are alike but for it.
+
+    The same random numbers with two T-scores give the same body, scan, noise and mask; only the feature differs.
+    """
+    cohort, shown = only(signal), []
+    for index in range(FIRST_EXPLAINED, FIRST_EXPLAINED + PAIRS):
+        stream = [settings.seed, SPLITS["validation"], index]
+        low, high = (
+            simulate_l1_case(np.random.default_rng(stream), cohort=cohort, t_score=t_score)[0]
+            for t_score in (cohort.t_score_mean - cohort.t_score_sd, cohort.t_score_mean + cohort.t_score_sd)
+        )
+        difference = np.abs(crop_hu(high, settings.preprocessing) - crop_hu(low, settings.preprocessing))
+        geometry = crop_geometry(low, settings.preprocessing)
+        parts = vertebra_parts(low.mask_zyx, low.ct.geometry, geometry)
+        shown.append([float(difference[parts[part]].sum()) for part in PARTS])
+    return _shares(np.array(shown))
+
+
 def run_check(settings: CheckSettings, out: Path, crops: Path, workers: int | None = None) -> dict[str, Any]:
     """Simulate, train both networks, explain, measure; the report as a document."""
     torch.set_num_threads(1)
@@ -107,7 +129,8 @@ def run_check(settings: CheckSettings, out: Path, crops: Path, workers: int | No
             features.append(float(truth[f"feature_{signal}"]))
             print(f"{signal}: {len(features)} of {settings.explained} explained", flush=True)
         located = locate(explanations, np.array(features))
-        report["networks"][signal] = {"learnt": correlation, **asdict(located)}
+        shown = signal_share(signal, settings)
+        report["networks"][signal] = {"learnt": correlation, "signal_share": shown, **asdict(located)}
     return report
 
 
@@ -122,8 +145,9 @@ def as_text(report: dict[str, Any]) -> str:
         for place, name in enumerate(report["parts"]):
             mass, volume = figures["mass_share"][place], figures["volume_share"][place]
             lines.append(
-                f"  {name:<30} map {mass:4.0%}, volume {volume:4.0%} (x {mass / volume:.2f}), replaced at once "
-                f"{figures['effect_share'][place]:4.0%}, with {signal} r = {figures['effect_with_signal'][place]:+.2f}"
+                f"  {name:<30} map {mass:4.0%}, volume {volume:4.0%} (x {mass / volume:.2f}), {signal} shows "
+                f"{figures['signal_share'][place]:4.0%}, replaced at once {figures['effect_share'][place]:4.0%} "
+                f"(with {signal} r = {figures['effect_with_signal'][place]:+.2f})"
             )
     return "\n".join(lines)
 

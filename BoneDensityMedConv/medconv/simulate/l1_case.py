@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medconv.simulate.cohort import CohortModel
+from medconv.simulate.lesions import add_lesions, step_mm
+from medconv.simulate.metal import drawn_metal, trunk_outline
 from medconv.simulate.patient import Patient, draw_patient
 from medconv.simulate.person import Person
 from medconv.simulate.rendering import PixelGrid, interpolation, render_ct, upsample
 from medconv.simulate.scan import Scan, draw_scan
 from medconv.simulate.segmenter_error import SegmenterError
 from medconv.simulate.soft_tissue import sample_soft_tissue
-from medconv.simulate.spine import BoneField, CoarseGrid, PlacedVertebra, bounds, place_spine, rotation, sample_bone
+from medconv.simulate.spine import (
+    BoneField,
+    CoarseGrid,
+    PlacedVertebra,
+    bounds,
+    find_l1,
+    place_spine,
+    rotation,
+    sample_bone,
+)
 from medconv.simulate.stopwatch import Stopwatch
+from medconv.simulate.vertebra import Array
 from medconv.types import BoolArray, CTVolume, FloatArray, L1Case
 
 COARSE_STEP_MM = 1.75
@@ -53,7 +66,24 @@ def person_l1_case(
 ) -> L1Case:
     """L1's neighbourhood of one person of a cohort, as `simulate_l1_case` shows it."""
     streams = person.stream("tissue"), person.stream("mask")
-    return _scanned(person.patient, person.scan, person.spine(NEIGHBOURS), streams, perfect_mask, margin_mm, watch)
+    spine = person.spine(NEIGHBOURS)
+    outline = trunk_outline(person.girth)
+    metal = drawn_metal(person.findings.metal, spine, person.scan, outline, person.stream("metal"))
+
+    def add(bone: BoneField) -> None:
+        add_lesions(bone, find_l1(spine), person.findings, person.stream("lesions"))
+
+    found = Additions(step_mm(COARSE_STEP_MM, person.findings), add, metal)
+    return _scanned(person.patient, person.scan, spine, streams, perfect_mask, margin_mm, found, watch)
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What a person's findings add: a grid fine enough, changes of L1's marrow, metal in the CT."""
+
+    step_mm: float = COARSE_STEP_MM
+    to_bone: Callable[[BoneField], None] | None = None
+    to_ct: Callable[[Array, PixelGrid], None] | None = None
 
 
 def _scanned(
@@ -63,27 +93,29 @@ def _scanned(
     streams: tuple[np.random.Generator, np.random.Generator],
     perfect_mask: bool,
     margin_mm: float,
+    found: Additions | None = None,
     watch: Stopwatch | None = None,
 ) -> L1Case:
     """The case of a spine in its pose; `streams` are those of the tissue and of the mask's errors."""
     rng, of_mask = streams
-    watch = watch or Stopwatch()
-    low, high = bounds(spine[NEIGHBOURS.index("L1")], margin_mm)
+    watch, found = watch or Stopwatch(), found or Additions()
+    low, high = bounds(find_l1(spine), margin_mm)
     edge = np.array([2.0, 2.0, 2.0 + 2.0 * scan.slice_thickness_mm])
-    grid = CoarseGrid.covering(low - edge, high + edge, COARSE_STEP_MM)
+    grid = CoarseGrid.covering(low - edge, high + edge, found.step_mm)
     bone = sample_bone(grid, spine, patient, scan, rng)
+    if found.to_bone is not None:
+        found.to_bone(bone)
     soft = sample_soft_tissue(grid, spine, scan, rng, with_organs=False)
     watch.lap("anatomy")
     spacing = np.array([scan.in_plane_spacing_mm, scan.in_plane_spacing_mm, scan.slice_increment_mm])
     shift = rng.uniform(-0.5, 0.5, 3) * spacing  # where the grid happens to lie
     low, high = _extent(bone, np.maximum(margin_mm, 2.5 * spacing + 1.5))
     pixels = PixelGrid.covering(low + shift, high + shift, scan)
-    hu = render_ct(bone, soft, pixels, scan, rng)
+    hu = render_ct(bone, soft, pixels, scan, rng, found.to_ct)
     watch.lap("scan")
     mask = _true_mask(bone, pixels) if perfect_mask else _segmented_mask(bone, pixels, of_mask)
     watch.lap("mask")
-    geometry = pixels.geometry(scan)
-    ct = CTVolume(hu, geometry, scan.acquisition(), source="simulated L1", is_simulated=True)
+    ct = CTVolume(hu, pixels.geometry(scan), scan.acquisition(), source="simulated L1", is_simulated=True)
     return as_case(ct, mask)
 
 

@@ -11,22 +11,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from medconv.simulate.enumeration import VARIANTS, curve_of
+from medconv.simulate.lesions import add_lesions, step_mm
 from medconv.simulate.lumbar_ct import PATIENT_OFFSET_LPS_MM, SimulatedCase
+from medconv.simulate.metal import drawn_metal, trunk_outline
 from medconv.simulate.pelvis import add_pelvis, place_sacrum
 from medconv.simulate.person import Person
 from medconv.simulate.rendering import PixelGrid
 from medconv.simulate.ribs import add_labelled_ribs
 from medconv.simulate.segmenter_error import SegmenterError
 from medconv.simulate.slabs import Layer, render_slabs
-from medconv.simulate.spine import BoneField, CoarseGrid, PlacedVertebra, bounds, rotation, sample_bone
+from medconv.simulate.spine import BoneField, CoarseGrid, PlacedVertebra, bounds, find_l1, rotation, sample_bone
 from medconv.simulate.stopwatch import Stopwatch
 from medconv.simulate.trunk import BOX_X_MM, BOX_Y_MM, body_frame, draw_soft_tissue, trunk_box
 from medconv.types import CTVolume, FloatArray
 
 SPINE_STEP_MM, TRUNK_STEP_MM = 1.75, 2.2
 MATRIX = 512  # a scanner reconstructs no more pixels a side: with small ones the flanks are cut off
-GIRTH_PER_CM = 0.04  # the trunk as drawn has 25 cm of water-equivalent diameter
-GIRTH_RANGE = (0.84, 1.19)
 EDGE_MM = 6.0
 
 
@@ -48,10 +48,12 @@ def person_ct(
     spine = person.spine(VARIANTS["usual"].levels)
     turn = rotation(*person.pose_deg) @ rotation(curve_of(VARIANTS["usual"], person.curvature)["sacrum"], 0.0, 0.0)
     sacrum = place_sacrum(person.patient, spine[-1], turn)
-    frame = body_frame(float(np.clip(GIRTH_PER_CM * person.diameter_cm, *GIRTH_RANGE)), spine, sacrum)
+    frame = body_frame(person.girth, spine, sacrum)
     margin = np.array([EDGE_MM, EDGE_MM, scan.slice_thickness_mm])
     shown = [placed for placed in spine if _reaches(placed, low, high)]
-    vertebrae = sample_bone(_spine_grid(shown, low, high, scan.slice_thickness_mm), shown, person.patient, scan, rng)
+    grid = _spine_grid(shown, low, high, scan.slice_thickness_mm, step_mm(SPINE_STEP_MM, person.findings))
+    vertebrae = sample_bone(grid, shown, person.patient, scan, rng)
+    add_lesions(vertebrae, find_l1(spine), person.findings, person.stream("lesions"))
     trunk = CoarseGrid.covering(low - margin, high + margin, TRUNK_STEP_MM)
     soft, _ = draw_soft_tissue(trunk, spine, sacrum, scan, rng, frame)
     other = BoneField.empty(trunk)
@@ -62,7 +64,8 @@ def person_ct(
     pixels = PixelGrid.covering(low, high, scan)
     error = None if perfect_masks else SegmenterError.drawn(vertebrae.grid, person.stream("mask"))
     layers = (Layer(other), Layer(vertebrae, error))
-    hu, labels = render_slabs((trunk, soft), layers, pixels, scan, rng, watch)
+    metal = drawn_metal(person.findings.metal, spine, scan, trunk_outline(person.girth), person.stream("metal"))
+    hu, labels = render_slabs((trunk, soft), layers, pixels, scan, rng, watch, metal)
     ct = CTVolume(hu, pixels.geometry(scan, PATIENT_OFFSET_LPS_MM), scan.acquisition(), is_simulated=True)
     return SimulatedCase(ct, labels, person.patient.t_score, person.truth())
 
@@ -82,11 +85,13 @@ def _reaches(placed: PlacedVertebra, low: FloatArray, high: FloatArray) -> bool:
     return bool((lower < high).all() and (upper > low).all())
 
 
-def _spine_grid(spine: Sequence[PlacedVertebra], low: FloatArray, high: FloatArray, slice_mm: float) -> CoarseGrid:
+def _spine_grid(
+    spine: Sequence[PlacedVertebra], low: FloatArray, high: FloatArray, slice_mm: float, step_mm: float
+) -> CoarseGrid:
     corners = [bounds(placed, EDGE_MM) for placed in spine]
     lowest = np.min([corner for corner, _ in corners], axis=0)
     highest = np.max([corner for _, corner in corners], axis=0)
     margin = np.array([EDGE_MM, EDGE_MM, slice_mm])
     return CoarseGrid.covering(
-        np.maximum(lowest, low - margin).tolist(), np.minimum(highest, high + margin).tolist(), SPINE_STEP_MM
+        np.maximum(lowest, low - margin).tolist(), np.minimum(highest, high + margin).tolist(), step_mm
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,9 +46,17 @@ class PixelGrid:
 
 
 def render_ct(
-    bone: BoneField, soft_hu: NDArray[np.float32], pixels: PixelGrid, scan: Scan, rng: np.random.Generator
+    bone: BoneField,
+    soft_hu: NDArray[np.float32],
+    pixels: PixelGrid,
+    scan: Scan,
+    rng: np.random.Generator,
+    after_bone: Callable[[NDArray[np.float32], PixelGrid], None] | None = None,
 ) -> NDArray[np.int16]:
-    """The CT of an anatomy, HU, shape (z, y, x) of `pixels`. `soft_hu` lies on the bone's coarse grid."""
+    """The CT of an anatomy, HU, shape (z, y, x) of `pixels`. `soft_hu` lies on the bone's coarse grid.
+
+    after_bone: draws more into the CT without noise, in place.
+    """
     to_x, to_y = (interpolation(bone.grid.x_mm, pixels.x_mm), interpolation(bone.grid.y_mm, pixels.y_mm))
     layers = max(math.ceil(scan.slice_thickness_mm / SUBSLICE_MM), 1)
     shifts = ((np.arange(layers) + 0.5) / layers - 0.5) * scan.slice_thickness_mm
@@ -63,6 +72,8 @@ def render_ct(
             distance, shell, soft, trabecular, physics.cortical_hu(scan.kvp), scan.edge_sigma_mm
         )
         image[first : first + step] = hu.reshape(len(centers), layers, height, width).mean(axis=1)
+    if after_bone is not None:
+        after_bone(image, pixels)
     psf = physics.kernel(scan.kernel).psf_sigma_mm
     image += physics.correlated_noise(rng, image.shape, scan.in_plane_spacing_mm, psf, scan.noise_hu)
     return np.rint(np.clip(image, *HU_RANGE)).astype(np.int16)

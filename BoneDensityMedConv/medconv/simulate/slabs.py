@@ -7,7 +7,7 @@ shaped, in the frequency domain.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,12 @@ def render_slabs(
     scan: Scan,
     rng: np.random.Generator,
     watch: Stopwatch,
+    after_bone: Callable[[Array, PixelGrid], None] | None = None,
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """HU and labels of every voxel, shape (z, y, x) of `pixels`. soft: HU of all that is not bone, on its grid."""
+    """HU and labels of every voxel, shape (z, y, x) of `pixels`.
+
+    soft: HU of all that is not bone, on its grid. after_bone: draws more into a slab without noise, in place.
+    """
     grid, soft_hu = soft
     shape = (len(pixels.z_mm), len(pixels.y_mm), len(pixels.x_mm))
     hu, labels = np.empty(shape, np.int16), np.zeros(shape, np.uint8)
@@ -66,6 +70,8 @@ def render_slabs(
             for tile in _tiles(layer.bone, z_mm, pixels, scan):
                 own = PixelGrid(pixels.x_mm[tile[1]], pixels.y_mm[tile[0]], z_mm)
                 _draw(layer, image, labels[cut], tile, own, scan)
+        if after_bone is not None:
+            after_bone(image, PixelGrid(pixels.x_mm, pixels.y_mm, z_mm))
         watch.lap("rendering")
         for some in range(0, len(z_mm), block):
             part = image[some : some + block]

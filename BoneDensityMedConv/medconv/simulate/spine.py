@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv.simulate import vertebra
+from medconv.simulate.fracture import Collapse
 from medconv.simulate.patient import Patient
 from medconv.simulate.physics import smooth_step
 from medconv.simulate.scan import Scan
+from medconv.simulate.template import Template
 from medconv.simulate.vertebra import Array, VertebraShape
 from medconv.types import FloatArray
 
@@ -61,12 +63,19 @@ class CoarseGrid:
 
 @dataclass(frozen=True)
 class PlacedVertebra:
-    """A vertebra in the patient: `rotation` takes its own coordinates to LPS, `center` is the body's centre."""
+    """A vertebra in the patient: `rotation` takes its own coordinates to LPS, `center` is the body's centre.
+
+    arch: HU of the arch's trabecular bone relative to the core's. collapse: of a fractured body. template: a real
+    vertebra's surface in place of the drawn one.
+    """
 
     level: str
     shape: VertebraShape
     center: FloatArray
     rotation: FloatArray
+    arch: float = 1.25
+    collapse: Collapse | None = None
+    template: Template | None = None
 
     def own_coordinates(self, grid: CoarseGrid, part: tuple[slice, slice, slice]) -> tuple[Array, Array, Array]:
         """The grid's points in the vertebra's own coordinates, three arrays (z, y, x)."""
@@ -131,6 +140,11 @@ def place_spine(
     return [PlacedVertebra(v, patient.shape.at_level(v), centers[v], turns[v]) for v in levels]
 
 
+def find_l1(spine: Sequence[PlacedVertebra]) -> PlacedVertebra:
+    """L1 of a spine that has one."""
+    return next(placed for placed in spine if placed.level == "L1")
+
+
 def sample_bone(
     grid: CoarseGrid, spine: Sequence[PlacedVertebra], patient: Patient, scan: Scan, rng: np.random.Generator
 ) -> BoneField:
@@ -164,16 +178,23 @@ def _one_vertebra(
 ) -> tuple[Array, Array, Array]:
     """Distance, shell thickness and trabecular HU relative to the core's, of one vertebra."""
     x, y, z = placed.own_coordinates(grid, part)
-    body = vertebra.body_distance(x, y, z, placed.shape)
     arch = vertebra.arch_distance(x, y, z, placed.shape)
+    compaction: Array | None = None
+    if placed.collapse is not None:
+        z, compaction = placed.collapse.undone(x, y, z, placed.shape)
+    body = vertebra.body_distance(x, y, z, placed.shape, compaction)
     distance = vertebra.smooth_minimum(body, arch, 3.0)
+    if placed.template is not None:
+        distance, body, arch = placed.template.distances(x, y, z)
     in_arch = smooth_step(arch - body, 3.0)
     vein = smooth_step(vertebra.vein_distance(x, y, z, placed.shape), 0.9)
     shell = (patient.shell_body_mm + in_arch * (patient.shell_arch_mm - patient.shell_body_mm)) * (1.0 - vein)
     # Denser towards the endplates and in the arch; mean over the middle half of the body is 1.
     ends = np.minimum((2.0 * z / placed.shape.height) ** 2, 1.0)
     body_relative = 1.0 + 0.12 * (ends - 0.1) + placed.shape.sclerosis * ends**5
-    relative = (body_relative + in_arch * (1.25 - body_relative)) * (1.0 - 0.5 * vein)
+    if placed.collapse is not None and compaction is not None:
+        body_relative = placed.collapse.compacted(body_relative, compaction, z, placed.shape)
+    relative = (body_relative + in_arch * (placed.arch - body_relative)) * (1.0 - 0.5 * vein)
     return distance.astype(np.float32), shell.astype(np.float32), relative.astype(np.float32)
 
 

@@ -93,8 +93,11 @@ def draw_shape(rng: np.random.Generator, size_scale: float) -> VertebraShape:
     )
 
 
-def body_distance(x: Array, y: Array, z: Array, shape: VertebraShape) -> Array:
-    """Signed distance to the vertebral body, all arrays of one shape."""
+def body_distance(x: Array, y: Array, z: Array, shape: VertebraShape, stretch: Array | None = None) -> Array:
+    """Signed distance to the vertebral body, all arrays of one shape.
+
+    stretch: of a collapsed body, by how much `z` is longer than the millimetres that are left (`fracture.uncollapsed`).
+    """
     half = shape.height / 2.0
     level = np.minimum((z / half) ** 2, 1.3)
     girth = 1.0 - shape.waist * (1.0 - level) + shape.osteophyte * np.clip(level - 0.55, 0.0, 0.6)
@@ -105,7 +108,8 @@ def body_distance(x: Array, y: Array, z: Array, shape: VertebraShape) -> Array:
     radius = np.hypot(x, y_wall)
     side = np.where(rho > 1e-3, radius - radius / np.maximum(rho, 1e-3), -b)  # on the axis itself: the short radius
     plate = half + shape.wedge / 2.0 * y / b - shape.endplate_concavity * np.clip(1.0 - rho**2, -0.1, 1.0)
-    return smooth_maximum(side, np.abs(z) - plate, 2.5)
+    beyond = np.abs(z) - plate
+    return smooth_maximum(side, beyond if stretch is None else beyond / stretch, 2.5)
 
 
 def arch_distance(x: Array, y: Array, z: Array, shape: VertebraShape) -> Array:

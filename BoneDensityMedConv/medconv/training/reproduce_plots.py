@@ -49,7 +49,7 @@ def row_plot(document: Mapping[str, Any]) -> Figure:
         axes.grid(axis="x", alpha=0.25)
     left.set_yticklabels([r["label"] + (" †" if r["not_pretrained"] else "") for r in reversed(rows)], fontsize=8)
     right.set_yticklabels([])
-    _legend(figure, left, 0.075 + 0.4 / (1.9 + 0.34 * len(rows)))
+    _legend(figure, left)
     if any(row["not_pretrained"] for row in rows):
         figure.text(0.005, 0.003, "† not pretrained here", ha="left", va="bottom", fontsize=7, color=GREY)
     return figure
@@ -68,7 +68,7 @@ def tau1_plot(document: Mapping[str, Any]) -> Figure:
         axes.set(xticks=places, xlabel="τ1 (one training each)", title=f"{title} (%)")
         axes.set_xticklabels([row["label"] for row in rows], fontsize=7, rotation=60)
         axes.grid(alpha=0.25)
-    _legend(figure, panels[0], 0.13)
+    _legend(figure, panels[0])
     return figure
 
 
@@ -94,7 +94,7 @@ def tau2_plot(document: Mapping[str, Any]) -> Figure:
         axes.set(xlabel="τ2", xlim=(1.03, 0.07))
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("%")
-    _legend(figure, panels[0], 0.12)
+    _legend(figure, panels[0])
     return figure
 
 
@@ -120,7 +120,7 @@ def class_plot(document: Mapping[str, Any]) -> Figure:
         for place, total in enumerate(below):
             axes.text(place, total, f"{total} ({total / whole:.0%})", ha="center", va="bottom", fontsize=9)
         axes.set(title=f"{names[source]}: {sum(below)} cases", ylim=(0, 1.15 * max(*below, 1)))
-    _make_room(figure, 0.0)
+    _make_room(figure, 0.05)
     return figure
 
 
@@ -169,15 +169,15 @@ def _reference_lines(axes: Axes, document: Mapping[str, Any], name: str) -> None
         draw(value, color=GREY, lw=1.0, ls=style, label="HU alone" if key == "hu" else "ideal reader")
 
 
-def _legend(figure: Figure, axes: Axes, room: float) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncol=len(labels), fontsize=8, frameon=False)
-    _make_room(figure, min(room, 0.3) / 2)
+    _make_room(figure, 0.35)
 
 
 def _make_room(figure: Figure, above: float) -> None:
-    """Keep the footer's line and a share of the height above free of axes."""
-    below = 0.2 / figure.get_figheight()
+    """Keep the footer's line, and some inches above, free of axes."""
+    below, above = 0.2 / figure.get_figheight(), above / figure.get_figheight()
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.0, below, 1.0, 1.0 - below - above))
 

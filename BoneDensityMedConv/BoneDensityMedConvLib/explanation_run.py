@@ -86,6 +86,8 @@ def _case(chosen: Any) -> L1Case:
     level = json.loads(chosen.resultJson).get("level") or {}
     case = pipeline.prepare(*inputs.read(chosen))
     if level.get("used_as"):
-        told = [str(level.get(name) or "") for name in ("found_as", "used_as", "decided_by", "segmenter")]
-        case = replace(case, level=LevelChoice(*told))
+        found, used, by, source = (
+            str(level.get(name) or "") for name in ("found_as", "used_as", "decided_by", "segmenter")
+        )
+        case = replace(case, level=LevelChoice(found, used, by, source))
     return case

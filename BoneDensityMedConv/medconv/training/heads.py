@@ -133,7 +133,8 @@ class HeteroscedasticHead(Head):
     """Mean and log-variance of the T-score; classes are the normal distribution's parts between −1 and −2.5.
 
     Loss: the normal's negative log-likelihood of T (Nix and Weigend 1994). A case of which only the class is known
-    counts with the probability of its interval, as in regression with censored values (Tobin 1958).
+    counts with the probability of its interval, as in regression with censored values (Tobin 1958). The mean is
+    that of the cases as they are sampled: class-balanced sampling draws it towards low T.
     """
 
     def __init__(self, settings: HeadSettings, class_counts: tuple[int, ...], balanced_sampling: bool) -> None:
@@ -160,8 +161,8 @@ class HeteroscedasticHead(Head):
 class JointHead(Head):
     """JointViT's supervision: three logits and a T-score from one last layer (two heads on the same token).
 
-    Loss: w·CE with the batch's own inverse class frequencies + (1 − w)·MSE of T where it is known. JointViT's default w
-    is not published with its code's numbers: ours is 0.5. Batches that lack a class make "class-balanced" approximate.
+    Loss: w·CE with the batch's own inverse class frequencies + (1 − w)·MSE of T where it is known; w = 0.5 is our
+    choice. Batches that lack a class, as small ones do, make "class-balanced" approximate.
     """
 
     def __init__(self, settings: HeadSettings, class_counts: tuple[int, ...], balanced_sampling: bool) -> None:

@@ -69,7 +69,7 @@ def reliability(targets: IntArray, probabilities: FloatArray, bins: int = 10) ->
 def fit_logit_scale(
     logits: FloatArray, classes: IntArray, log_prior: FloatArray, tau1: float, sample_prior: FloatArray | None = None
 ) -> float:
-    """The factor s > 0 that makes softmax(s·z + tau1·log π) most likely: temperature scaling (Guo et al. 2017), T = 1/s.
+    """The s > 0 that makes softmax(s·z + tau1·log π) most likely: temperature scaling (Guo et al. 2017; T = 1/s).
 
     logits: z, (n, 3). log_prior: log π of the training population, (3,). sample_prior: class frequencies of these very
     cases where they were drawn otherwise (the paper's validation set has 13 of each class); None: as in training.

@@ -166,14 +166,15 @@ def settings_of(recipe: Recipe, budget: Budget, seed: int, pretrained: Path | No
     return preset("paper").with_changes(**changes)
 
 
-def run_name(recipe: Recipe, seed: int, pretrained: bool) -> str:
-    """A folder's name: the same for equal trainings, another for different ones."""
+def run_name(recipe: Recipe, budget: Budget, seed: int, pretrained: bool) -> str:
+    """A folder's name: the same for equal trainings, another for different ones (also of another budget)."""
     words = [recipe.backbone]
     words += [f"tau{recipe.tau1:g}"] if recipe.tau1 > 0 else ["ce"]
     flags = ("balaug", "resample", "windows", "sam", "schedule_free", "train_params")
     words += [flag.replace("_", "") for flag in flags if getattr(recipe, flag)]
     words += ["pretrained"] if pretrained else []
     words += ["masksb"] if recipe.segmenter == CTSPINE1K else []
+    words += {CPU: [], FULL: [FULL]}.get(budget.name, [f"epochs{budget.epochs}"])
     return "-".join([*words, f"seed{seed}"])
 
 
@@ -203,4 +204,4 @@ def find_pretrained(path: Path | None) -> dict[str, Path]:
 def _run(recipe: Recipe, budget: Budget, seed: int, files: Mapping[str, Path]) -> PlannedRun:
     start = files.get(recipe.backbone) if recipe.pretrain else None
     settings = settings_of(recipe, budget, seed, start)
-    return PlannedRun(run_name(recipe, seed, start is not None), settings, recipe.segmenter)
+    return PlannedRun(run_name(recipe, budget, seed, start is not None), settings, recipe.segmenter)

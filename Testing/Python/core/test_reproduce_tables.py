@@ -223,5 +223,7 @@ def test_minutes_become_epochs() -> None:
 
 def test_a_run_is_named_after_what_was_done() -> None:
     recipe = recipe_of("resnet50.a1_in1k+pretrain+balce+schdulefree")
-    assert run_name(recipe, 2, pretrained=False) == "resnet50-tau1-schedulefree-seed2"
-    assert run_name(recipe_of("resnet18.a1_in1k+CTSpine1K"), 0, pretrained=False) == "resnet18-ce-masksb-seed0"
+    assert run_name(recipe, budget_of("cpu"), 2, pretrained=False) == "resnet50-tau1-schedulefree-seed2"
+    other = recipe_of("resnet18.a1_in1k+CTSpine1K")
+    names = [run_name(other, budget_of(name), 0, pretrained=False) for name in ("cpu", "full", "5")]
+    assert names == ["resnet18-ce-masksb-seed0", "resnet18-ce-masksb-full-seed0", "resnet18-ce-masksb-epochs20-seed0"]

@@ -12,6 +12,7 @@ from medconv.simulate.cohort_plan import PAPER_CLASSES, PAPER_PATIENTS, PAPER_PE
 from medconv.simulate.findings import FINDINGS, USUAL_SHARES
 from medconv.simulate.person import PersonSettings
 from medconv.simulate.physics import CONTRAST_OFFSET_HU, KERNELS
+from medconv.simulate.template import template_files
 from medconv.simulated_cohort import ImageSettings
 from medconv.types import TScoreClass, UsageError
 
@@ -81,6 +82,7 @@ def plan_of(options: argparse.Namespace) -> CohortPlan:
         dose=_number("--dose", options.dose, *DOSES),
         finding_shares=finding_shares(options.findings),
         only_core=options.only_core,
+        templates=() if options.templates is None else tuple(map(str, template_files(options.templates))),
     )
     classes = _classes(options)
     if options.only_split is None and classes is None:

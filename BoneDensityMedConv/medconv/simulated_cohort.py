@@ -17,6 +17,7 @@ from medconv.simulate.cohort_plan import SPLITS, CohortPlan, Member, members
 from medconv.simulate.cohort_sheets import write_labels, write_truth
 from medconv.simulate.nifti import UNFINISHED, write_nifti
 from medconv.simulate.stopwatch import Stopwatch
+from medconv.simulate.template import fingerprint
 from medconv.types import TScoreClass, UsageError
 from medconv.vertebrae import TOTALSEGMENTATOR
 from medconv.volume_io import SIMULATED_MARK
@@ -171,7 +172,9 @@ def cohort_document(plan: CohortPlan, image: ImageSettings, everybody: list[Memb
     totals = {c: sum(m.t_class is c for m in everybody) for c in TScoreClass}
     present = {c: count / len(everybody) for c, count in totals.items()}
     even = {c: 1 / len(TScoreClass) for c in TScoreClass}
-    settings = {"plan": asdict(plan), "image": asdict(image)}
+    settings: dict[str, Any] = {"plan": asdict(plan), "image": asdict(image)}
+    # Where templates lie, and what they are called, decides nothing and may name a patient.
+    settings["plan"]["persons"]["templates"] = fingerprint([Path(file) for file in plan.persons.templates])
     return {
         "kind": "simulated cohort",
         "research_use": RESEARCH_USE_ONLY,

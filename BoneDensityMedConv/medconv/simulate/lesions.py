@@ -16,6 +16,7 @@ from medconv.simulate.physics import smooth_step
 from medconv.simulate.soft_tissue import ellipsoid
 from medconv.simulate.spine import LABELS, SOFT_EDGE_MM, BoneField, PlacedVertebra, bounds
 from medconv.simulate.vertebra import Array, VertebraShape, rod_distance
+from medconv.types import FloatArray
 
 HAEMANGIOMA_STROMA_HU, HAEMANGIOMA_TRABECULA_HU = -45.0, 430.0
 TRABECULAE_APART_MM, TRABECULA_SIGMA_MM = 4.3, 1.05
@@ -52,7 +53,7 @@ def add_lesions(bone: BoneField, l1: PlacedVertebra, findings: Findings, rng: np
 
 
 def _haemangioma(
-    hu: Array, x: Array, y: Array, z: Array, shape: VertebraShape, findings: Findings, jitter: Array
+    hu: Array, x: Array, y: Array, z: Array, shape: VertebraShape, findings: Findings, jitter: FloatArray
 ) -> None:
     at = findings.haemangioma_at
     cx, cy, cz = (half * share for half, share in zip(_half(shape), at, strict=True))
@@ -72,7 +73,14 @@ def _haemangioma(
 
 
 def _cement(
-    hu: Array, x: Array, y: Array, z: Array, shape: VertebraShape, volume_ml: float, lumps: Array, distance_mm: Array
+    hu: Array,
+    x: Array,
+    y: Array,
+    z: Array,
+    shape: VertebraShape,
+    volume_ml: float,
+    lumps: FloatArray,
+    distance_mm: Array,
 ) -> None:
     """A lumpy cloud in the front half of the body, of about that volume; none of it leaves the bone."""
     radius = (3000.0 * volume_ml / (4.0 * math.pi)) ** (1.0 / 3.0)

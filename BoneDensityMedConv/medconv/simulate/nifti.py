@@ -33,7 +33,7 @@ def write_nifti(path: Path, array_zyx: NDArray[Any], geometry: ImageGeometry, de
         raise ValueError(f"can't write {array_zyx.dtype} on the axes {geometry.direction}")
     partial = partial_path(path)
     squeeze = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_WRAPPER)
-    voxels = memoryview(np.ascontiguousarray(array_zyx)).cast("B")
+    voxels = np.ascontiguousarray(array_zyx).reshape(-1).view(np.uint8).data
     with partial.open("wb") as stream:
         stream.write(squeeze.compress(_header(array_zyx, geometry, description)))
         for start in range(0, len(voxels), CHUNK_BYTES):

@@ -71,7 +71,9 @@ def template_files(folder: Path) -> list[Path]:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 over the files' contents: other templates, another cohort."""
+    """SHA-256 over the files' contents: other templates, another cohort. "" without files."""
+    if not files:
+        return ""
     return sha256(b"".join(sha256(p.read_bytes()).digest() for p in files)).hexdigest()
 
 

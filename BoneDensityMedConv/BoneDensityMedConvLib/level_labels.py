@@ -7,6 +7,7 @@ their node's one colour.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import slicer
@@ -22,6 +23,9 @@ QUESTION_COLOR = (1.0, 0.45, 0.3)
 OTHER_COLOR = (0.75, 0.85, 0.95)
 TEXT_SCALE = 4.5  # per cent of the view's height: readable in a quarter of a screen
 GLYPH_SCALE = 1.2
+# Names nearer than that along the body would lie on each other where the whole lumbar spine is in view: a vertebra that
+# the CT cuts, or two names on one. Typical vertebrae are 25 to 45 mm apart.
+LEAST_APART_MM = 16.0
 SHOWN_IN = ("Sagittal", "Coronal")  # in an axial view all names would lie on each other
 
 
@@ -31,11 +35,25 @@ def show(segmentation: Any, levels: Levels, slice_nodes: Iterable[Any] = ()) -> 
     slice_nodes: the `vtkMRMLSliceNode`s to show them in, of which axial ones are left out; none means all views.
     """
     views = [view.GetID() for view in slice_nodes if view.GetOrientation() in SHOWN_IN]
-    target = [level for level in levels.found if level.name == levels.target]
-    others = [level for level in levels.found if level.name != levels.target]
+    placed = apart(levels.found, levels.target)
+    target = [level for level in placed if level.name == levels.target]
+    others = [level for level in placed if level.name != levels.target]
     color = QUESTION_COLOR if levels.in_question else TARGET_COLOR
     _write(segmentation, OTHERS_ROLE, levels, others, OTHER_COLOR, views)
     _write(segmentation, TARGET_ROLE, levels, target, color, views)
+
+
+def apart(found: Iterable[FoundLevel], target: str) -> list[FoundLevel]:
+    """The levels with their names' places moved up or down, away from the measured one, until none covers another."""
+    ordered = list(found)
+    start = next((place for place, level in enumerate(ordered) if level.name == target), 0)
+    for step, places in ((-1.0, range(start + 1, len(ordered))), (1.0, range(start - 1, -1, -1))):
+        for place in places:
+            near = ordered[place + int(step)].center_ras_mm[2]
+            x, y, z = ordered[place].center_ras_mm
+            if abs(z - near) < LEAST_APART_MM:
+                ordered[place] = replace(ordered[place], center_ras_mm=(x, y, near + step * LEAST_APART_MM))
+    return ordered
 
 
 def nodes_of(segmentation: Any) -> list[Any]:

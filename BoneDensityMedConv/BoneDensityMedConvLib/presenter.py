@@ -206,6 +206,8 @@ class Presenter(AdjustmentActions, ExplanationActions):
         card, hint, choices = self._models.in_use(chosen), self._hint(), comparison.choices(chosen)
         second = comparison.second_source(chosen, choices)
         adjustment = adjustment_choice.current(chosen, card) if card else None
+        levels = level_view.view(level_choice.kept(chosen), work.busy)
+        doubts = levels["doubts"] if levels else []
         return {
             "research_use": RESEARCH_USE_ONLY,
             "demonstration": view_model.demonstration(card, segmentation_origin.is_demonstration(chosen.segmentation)),
@@ -222,9 +224,9 @@ class Presenter(AdjustmentActions, ExplanationActions):
             "stage": work.stage if work.busy else "",
             "fraction": work.fraction if work.busy else 0.0,
             "message": self._state.message,
-            "levels": level_view.view(level_choice.kept(chosen), work.busy),
+            "levels": levels,
             "adjustment": view_model.adjustment_view(adjustment, card),
-            "result": stored_result.view(chosen, adjustment),
+            "result": stored_result.view(chosen, adjustment, [doubt["message"] for doubt in doubts]),
             **self._explanation_view(),
             "comparison": comparison.view(chosen),
             "compare_choices": choices,

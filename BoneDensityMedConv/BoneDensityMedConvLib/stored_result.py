@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -51,13 +51,13 @@ def card(chosen: Any) -> ModelCard | None:
     return _card(chosen.resultModel) if chosen.resultJson and chosen.resultModel else None
 
 
-def view(chosen: Any, adjustment: Adjustment | None) -> dict[str, Any] | None:
-    """The result card under an adjustment; None without a result, or if it can't be read (a scene edited by hand)."""
+def view(chosen: Any, adjustment: Adjustment | None, told: Collection[str] = ()) -> dict[str, Any] | None:
+    """The result card under an adjustment, without the messages that are told elsewhere; None without a result, or if it can't be read (a scene edited by hand)."""
     its_card = card(chosen)
     if its_card is None or adjustment is None:
         return None
     try:
-        return view_model.result_view(json.loads(chosen.resultJson), its_card, adjustment)
+        return view_model.result_view(json.loads(chosen.resultJson), its_card, adjustment, told)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from medconv import pipeline, tau_adjustment, tscore
@@ -28,8 +28,10 @@ def probabilities(document: Mapping[str, Any], card: ModelCard, adjustment: Adju
     )
 
 
-def result_view(document: Mapping[str, Any], card: ModelCard, adjustment: Adjustment) -> dict[str, Any]:
-    """The result card. Raises KeyError, TypeError, ValueError if the document is not a result."""
+def result_view(
+    document: Mapping[str, Any], card: ModelCard, adjustment: Adjustment, told: Collection[str] = ()
+) -> dict[str, Any]:
+    """The result card; `told` are messages that stand elsewhere in the panel. Raises KeyError, TypeError, ValueError if the document is not a result."""
     p = probabilities(document, card, adjustment)
     best = tscore.most_probable(p)
     level = document.get("level") or {}
@@ -40,7 +42,7 @@ def result_view(document: Mapping[str, Any], card: ModelCard, adjustment: Adjust
         "probabilities": [{"id": str(c), "label": str(c).capitalize(), "value": p[c]} for c in CLASS_ORDER],
         "hu_line": hu_line(document["attenuation"], vertebra),
         "l1_line": l1_line(document["l1"], vertebra, str(level.get("segmenter") or EXISTING)),
-        "quality": quality_lines(document, best, vertebra),
+        "quality": [line for line in quality_lines(document, best, vertebra) if line["message"] not in told],
         "model_line": f"Weights: {document['model']['name']}, trained on {document['model']['trained_on']}",
         "adjustment_line": adjustment_line(adjustment, card),
     }

@@ -17,6 +17,7 @@ from medconv.segmenter import DEMONSTRATION, EXISTING, SPOKEN_NAMES
 from medconv.types import LevelChoice, QualityNote, SpineSegmentation
 
 SVG_WIDTH = re.compile(r'<svg[^>]* width="(\d+)"')
+SEE_DOUBTS = "There are doubts about the level; they stand under “Doubts about the level”."
 DEMONSTRATION_BANNER = (
     "The mask comes from the demonstration network, which knows simulated CTs only: do not rely on it."
 )
@@ -113,6 +114,18 @@ def statement(level: Mapping[str, Any]) -> str:
             return f"{instead}{used}: found by {source}, confirmed by a person."
         return f"{instead}{used}: a person's decision; {source} calls this vertebra {found}."
     return f"{instead}{used}: found by {source}; the level check has no doubt."
+
+
+def told_once(notes: Iterable[Mapping[str, str]], level: Mapping[str, Any] | None) -> list[Mapping[str, str]]:
+    """Notes for a page that has `level_section` too: one line that points there, in place of the doubts themselves."""
+    doubts = {doubt["message"] for doubt in level["doubts"]} if level else set()
+    others = [note for note in notes if note["message"] not in doubts]
+    return [{"severity": "warning", "message": SEE_DOUBTS}, *others] if doubts else others
+
+
+def told_cause(code: str, message: str) -> str:
+    """Why nothing was measured, for the same page."""
+    return SEE_DOUBTS if code == "level_in_doubt" else message
 
 
 def level_banners(level: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from medconv.config import CLASS_ORDER
 from medconv.html_page import banner, facts_table, notes_list, page
-from medconv.level_report import level_banners, level_section
+from medconv.level_report import level_banners, level_section, told_cause, told_once
 from medconv.tau_adjustment import method
 from medconv.tscore import LABELS
 from medconv.types import TScoreClass
@@ -48,7 +48,7 @@ def _answer(document: Mapping[str, Any], pictures: Mapping[str, bytes], levels_s
         f'<p class="class">{escape(label)}</p>{_bars(document["probabilities"])}</section>{_planes(pictures, vertebra)}'
         f'<div class="two"><section class="card"><h2>{vertebra} trabecular attenuation</h2>'
         f'{_attenuation(document, vertebra)}</section><section class="card"><h2>How far to trust this</h2>'
-        f"{notes_list(document['quality'], 'No quality notes.')}</section></div>"
+        f"{notes_list(told_once(document['quality'], document['level']), 'No quality notes.')}</section></div>"
         f"{explanation}{level_section(document['level'], levels_svg)}"
         f'<section class="card"><h2>How it was made</h2>{_making(document, vertebra)}</section>'
     )
@@ -58,7 +58,7 @@ def _refusal(document: Mapping[str, Any], levels_svg: str) -> str:
     refusal = document["refusal"]
     return (
         f'{level_banners(document["level"])}<section class="card"><h1>L1, WHO T-score class</h1>'
-        f'<p class="class">No answer</p><p>{escape(refusal["message"])}</p>'
+        f'<p class="class">No answer</p><p>{escape(told_cause(refusal["code"], refusal["message"]))}</p>'
         f"<p><strong>What to do:</strong> {escape(refusal['remedy'])}</p></section>"
         f"{level_section(document['level'], levels_svg)}"
     )

@@ -24,6 +24,8 @@ from medconv.level_report import (
     level_section,
     named_levels,
     statement,
+    told_cause,
+    told_once,
 )
 from medconv.mask_source import Decision, Levels
 from medconv.report import notes_document, versions
@@ -126,13 +128,13 @@ def segment_page(document: Mapping[str, Any], svg: str) -> str:
     if undecided:
         why = (
             '<section class="card"><h1>Which vertebra is L1</h1><p class="class">Open</p>'
-            f"<p>{escape(undecided['message'])}</p>"
+            f"<p>{escape(told_cause(undecided['code'], undecided['message']))}</p>"
             f"<p><strong>What to do:</strong> {escape(undecided['remedy'])}</p></section>"
         )
     body = (
         f"{level_banners(document['level'])}{why}{level_section(document['level'], svg)}"
         '<section class="card"><h2>How far to trust this</h2>'
-        f"{notes_list(document['quality'], 'No quality notes.')}</section>"
+        f"{notes_list(told_once(document['quality'], document['level']), 'No quality notes.')}</section>"
     )
     return page("MedConv: vertebrae in a CT", body, document["versions"])
 

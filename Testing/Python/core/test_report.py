@@ -210,7 +210,8 @@ def test_a_moved_level_renames_its_neighbours_and_keeps_the_doubts(answer_with):
     text = Page(page).text
     assert "L1: a person's decision; the nnU-Net model calls this vertebra T12." in text
     assert "L2 (found as L1) ?" in text
-    assert text.count(DOUBT.message) == 2  # with the level, and among the notes on how far to trust the answer
+    assert text.count(DOUBT.message) == 1  # with the level; how far to trust the answer points there
+    assert text.count("There are doubts about the level; they stand under") == 1
     assert "&lt;T12 or L1?&gt;" in page
 
 

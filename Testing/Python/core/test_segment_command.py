@@ -122,6 +122,8 @@ def test_a_level_in_doubt_is_shown_and_no_l1_mask_is_written(run, misnamed, monk
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<svg" in page
     assert "Open</p>" in page
+    for doubt in document["level"]["doubts"]:
+        assert page.count(doubt["message"]) == 1, "told once"
 
 
 def test_segment_writes_the_mask_that_a_person_decided_on(run, misnamed, monkeypatch, tmp_path):
@@ -221,6 +223,9 @@ def test_a_named_mask_with_neighbours_is_checked_and_its_doubts_are_warnings(run
     assert document["level"]["segmenter"] == "existing"
     assert "lumbar_count" in {n["code"] for n in document["quality"]}
     assert "warning: L4 lies directly on the sacrum" in out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("L4 lies directly on the sacrum") == 1
+    assert page.count("There are doubts about the level") == 1
     assert files >= LEVEL_FILES
 
 

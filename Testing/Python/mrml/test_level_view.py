@@ -300,3 +300,18 @@ def test_a_single_segment_is_shown_without_names(certain, worker, scene, found, 
     certain.analyse()
     assert level_labels.nodes_of(single) == []
     assert not any(node.GetDisplayVisibility() for node in spine_names)
+
+
+def test_names_that_would_lie_on_each_other_move_apart_from_the_measured_one_outwards():
+    def at(name, z):
+        return level_choice.FoundLevel(name, 40.0, (1.0, 2.0, z))
+
+    found = [at("T12", 9.0), at("L1", 0.0), at("L2", -36.0), at("L3", -45.0), at("L4", -55.0)]
+    placed = {level.name: level.center_ras_mm for level in level_labels.apart(found, "L1")}
+    assert {name: z for name, (_, _, z) in placed.items()} == {
+        "T12": 16.0, "L1": 0.0, "L2": -36.0, "L3": -52.0, "L4": -68.0,
+    }  # fmt: skip
+    assert {(x, y) for x, y, _ in placed.values()} == {(1.0, 2.0)}
+    usual = [at(name, -36.0 * place) for place, name in enumerate(NAMES)]
+    assert level_labels.apart(usual, "L3") == usual
+    assert level_labels.apart([], "") == []

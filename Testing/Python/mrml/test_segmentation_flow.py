@@ -661,6 +661,12 @@ def test_doubts_about_a_chosen_segment_are_warnings_not_questions(ready, worker,
     assert told["question"] == ""
     messages = [note.message for note in case.quality if note.severity == "warning"]
     assert told["doubts"][0]["message"] in messages
+    notes = [{"code": n.code, "severity": str(n.severity), "message": n.message} for n in case.quality]
+    worker.answers(quality=[*notes, {"code": "another", "severity": "info", "message": "Another note."}])
+    ready.poll()
+    lines = [line["message"] for line in ready.view_model()["result"]["quality"]]
+    assert "Another note." in lines
+    assert told["doubts"][0]["message"] not in lines, "the level's own card tells it"
 
 
 def test_a_relabel_of_a_persons_own_segmentation_leaves_its_names_alone(ready, worker, own):

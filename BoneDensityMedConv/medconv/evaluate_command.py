@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PLOTS = (
     "roc", "confusion", "reliability", "decision_curve", "conformal_sets", "score_against_hu", "difference_to_hu",
 )  # fmt: skip
+SPLITS = "splits.csv"  # of a run that medconv train wrote
 USAGE = "Give RUN COHORT, or COHORT --weights NAME|FILE, or --predictions FILE."
 
 
@@ -78,7 +79,7 @@ def _evaluate_run(options: argparse.Namespace) -> int:
     choice = RunChoice.load(run)
     finished = FinishedRun.open(run)
     out = options.out or run / f"evaluation_{options.split}"
-    cohort, cases, training, refused = _crops(options, folder, finished.settings.preprocessing)
+    cohort, cases, training, refused = _crops(options, folder, finished.settings.preprocessing, run / SPLITS)
     console.say("Running the network")
     predictions = answering.answers_of_finished_run(finished, cases, options.split, choose_device(options.device))
     sample = answering.sample_of(cohort, predictions)
@@ -152,14 +153,19 @@ def _inputs(options: argparse.Namespace, count: int) -> list[Path]:
     return list(options.inputs)
 
 
-def _crops(options: argparse.Namespace, folder: Path, preprocessing: Any) -> tuple[Any, Any, Any, list[str]]:
+def _crops(
+    options: argparse.Namespace, folder: Path, preprocessing: Any, splits: Path | None = None
+) -> tuple[Any, Any, Any, list[str]]:
     """Cohort, crops of the split, crops of the training split for the HU readers (None without one), and what is
     left out in words."""
     from medconv.training.cases import TRAIN
     from medconv.training.cohort_folder import read_cohort
     from medconv.training.crop_cache import cohort_crops, left_out
+    from medconv.training.splits import read_splits
 
     cohort = read_cohort(folder, options.labels, progress=console.say)
+    if splits is not None and splits.is_file():  # as the run was trained: for folders without splits, and for folds
+        cohort = read_splits(splits, cohort)
     cache = options.cache or folder / "crop_cache"
 
     def crops(split: str) -> Any:

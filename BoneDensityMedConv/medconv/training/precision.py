@@ -19,9 +19,12 @@ FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def choose(settings: RunSettings, device: str) -> str:
     """The torch device. Raises UsageError for a number format that it can't train in, MissingRequirement."""
     chosen = choose_device(device)
-    if settings.amp == "fp16" and chosen != "cuda":
+    if settings.amp in FORMATS and chosen != "cuda":
+        # On a CPU with bf16 instructions torch 2.13's 3D convolutions gave other losses, or none, from the same seed.
         raise UsageError(
-            "amp_not_here", f"fp16 training needs a CUDA device, not '{chosen}'.", "Use --amp auto, bf16 or off."
+            "amp_not_here",
+            f"Training in {settings.amp} needs a CUDA device, not '{chosen}'.",
+            "Use --amp auto (float32 here) or off.",
         )
     if settings.amp == "fp16" and settings.optimiser == "sam":
         raise UsageError(

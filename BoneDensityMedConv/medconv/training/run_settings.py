@@ -40,6 +40,7 @@ class RunSettings:
     pretrained: a file of 2D or 3D weights to start from. warm_up: steps of rising learning rate.
     batch_size: patients of one optimiser step; accumulate: the number of parts in which it is computed, to save memory.
         Batch norm sees one part.
+    amp: number format on CUDA; "auto" is bf16 or fp16 there, and float32 elsewhere.
     ema_decay: of the running mean of the weights that is evaluated and kept; 0: the weights themselves.
     patience: epochs without a better validation figure after which training ends; 0: never.
     select: which epoch is kept: the best class-balanced likelihood or balanced accuracy on validation, or the last.

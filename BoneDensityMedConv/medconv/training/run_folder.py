@@ -149,4 +149,4 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 def _array(tensor: Tensor) -> NDArray[Any]:
     tensor = tensor.detach().cpu()
-    return np.ascontiguousarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
+    return np.require((tensor.float() if tensor.is_floating_point() else tensor).numpy(), requirements="C")  # keeps a counter without axes

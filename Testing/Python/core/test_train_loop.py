@@ -275,3 +275,12 @@ def test_settings_with_no_augmentation_feed_the_crops_as_they_are() -> None:
     plan = assembly.sampling.plan_epoch("natural", cases.classes, 0, 0)
     fed = assembly.training_input(settings, cases, plan, np.arange(4), 0, "cpu").numpy()
     np.testing.assert_allclose(fed, cases.crops[plan.indices].astype(np.float32) / 255, atol=1e-7)
+
+
+def test_a_run_can_start_from_another_runs_weights(tmp_path: Path) -> None:
+    first = train_run(toy_settings(epochs=1), toy_set(24, 1), toy_set(24, 2), tmp_path / "first", device="cpu")
+    start = str(tmp_path / "first" / run_folder.BEST)
+    settings = toy_settings(epochs=1, learning_rate=1e-9, pretrained=start)
+    second = train_run(settings, toy_set(24, 1), toy_set(24, 2), tmp_path / "second", device="cpu")
+    # With next to no learning the body stays; the last layer is fresh by design.
+    np.testing.assert_allclose(second.state["conv1.weight"], first.state["conv1.weight"], atol=1e-6)

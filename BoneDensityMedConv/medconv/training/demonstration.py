@@ -28,6 +28,7 @@ from medconv.training.export import folded, half_precision
 from medconv.training.predictions import Predictions
 from medconv.training.readout import as_predictions, network_logits
 from medconv.training.run import TrainedRun, train_run
+from medconv.training.run_folder import BEST, SETTINGS
 from medconv.training.run_log import Printing
 from medconv.training.run_settings import TARGETS, RunSettings
 from medconv.training.sample import Sample, answers_of_run
@@ -99,6 +100,7 @@ def run_demonstration(settings: DemonstrationSettings, run: Path, crops: Path, o
         found[split] = _evaluated(predictions, choice, training, settings)
     report: dict[str, Any] = {
         "settings": asdict(settings),
+        "started_from": _first_stage(settings.train),
         "epoch_chosen": trained.epoch + 1,
         "test_readings": [asdict(reading) for reading in readings],
         "choice": asdict(choice),
@@ -109,6 +111,14 @@ def run_demonstration(settings: DemonstrationSettings, run: Path, crops: Path, o
     model_card.write_manifest(output / weights.MANIFEST, card)
     (output / "MODEL_CARD.md").write_text(model_card.as_markdown(card, report, file.stat().st_size), "utf-8")
     return card
+
+
+def _first_stage(training: RunSettings) -> dict[str, Any] | None:
+    """The training settings of the run whose weights this one started from."""
+    if training.pretrained is None:
+        return None
+    settings: dict[str, Any] = json.loads((Path(training.pretrained).parent / SETTINGS).read_text("utf-8"))["settings"]
+    return settings
 
 
 def _evaluated(
@@ -170,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", choices=TARGETS, default=default.train.targets)
     parser.add_argument("--weight-decay", type=float, default=default.train.weight_decay)
     parser.add_argument("--learning-rate", type=float, default=default.train.learning_rate)
+    parser.add_argument("--from", dest="start", type=Path, metavar="RUN", help="start from an earlier run's weights")
+    parser.add_argument("--train-seed", type=int, default=default.train.seed, help="of the order of patients")
     parser.add_argument("--tau1", type=float, default=default.train.tau1, help="of the loss; 0 is plain cross-entropy")
     parser.add_argument("--threads", type=int, default=default.threads, help="of torch; 1 is fastest on a busy machine")
     parser.add_argument("--seed", type=int, default=default.seed)
@@ -185,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             width=options.width,
             texture=options.texture,
             targets=options.targets,
+            pretrained=str(options.start / BEST) if options.start else None,
+            seed=options.train_seed,
             epochs=options.epochs,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,

@@ -81,8 +81,8 @@ def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> 
             f"Bal-CE (logit-adjusted cross-entropy, tau1 = {card.tau1_train:g}), AdamW, learning rate "
             f"{settings['train']['learning_rate']:g}, weight decay {settings['train']['weight_decay']:g}, batch "
             f"{settings['train']['batch_size']}, {settings['train']['epochs']} epochs with cosine decay, mirroring and "
-            f"shifts. Epoch {report['epoch_chosen']} had the best class-balanced likelihood on validation. The logits "
-            f"were scaled by {choice['logit_scale']:.3f} (temperature scaling on validation). {choice['reason']}",
+            f"shifts{_targets(report)}. Epoch {report['epoch_chosen']} had the best class-balanced likelihood on "
+            f"validation. The logits were scaled by {choice['logit_scale']:.3f} (temperature scaling on validation). {choice['reason']}",
             "",
             "## Figures",
             *([test["hu"]["verdict"], ""] if test["hu"] else []),
@@ -107,17 +107,42 @@ def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> 
             "",
             "## How to make it again",
             "```",
-            f"python -m medconv.training.demonstration --out RUN --cases {settings['cases']} "
-            f"--validation-cases {settings['validation_cases']} --test-cases {settings['test_cases']} "
-            f"--epochs {settings['train']['epochs']} --batch-size {settings['train']['batch_size']} "
-            f"--width {card.architecture.width} --learning-rate {settings['train']['learning_rate']:g} "
-            f"--weight-decay {settings['train']['weight_decay']:g} --tau1 {settings['train']['tau1']:g} "
-            f"{'--texture ' if card.architecture.texture else ''}--seed {settings['seed']}",
+            *_commands(report, card),
             "```",
             f"File {card.file}, SHA-256 {card.sha256}",
             "",
         ]
     )
+
+
+def _targets(report: Mapping[str, Any]) -> str:
+    """What the network was trained to say, and from where it started, if that is unusual."""
+    text = ""
+    if report["settings"]["train"]["targets"] == "truth-posterior":
+        text = (
+            "; the target was the class probabilities that the simulator's hidden signal gives, not the class that "
+            "chance gave the patient"
+        )
+    if first := report["started_from"]:
+        text += f"; the start was a first run of {first['epochs']} epochs at learning rate {first['learning_rate']:g}"
+    return text
+
+
+def _commands(report: Mapping[str, Any], card: ModelCard) -> list[str]:
+    """The command, or the two, that make these weights from nothing."""
+    settings, first = report["settings"], report["started_from"]
+    stages = [(settings["train"], "RUN" if first is None else "RUN2 --crops RUN/crops --from RUN")]
+    if first is not None:
+        stages.insert(0, (first, "RUN"))
+    return [
+        f"python -m medconv.training.demonstration --out {where} --cases {settings['cases']} "
+        f"--validation-cases {settings['validation_cases']} --test-cases {settings['test_cases']} "
+        f"--epochs {stage['epochs']} --batch-size {stage['batch_size']} --width {card.architecture.width} "
+        f"--learning-rate {stage['learning_rate']:g} --weight-decay {stage['weight_decay']:g} "
+        f"--tau1 {stage['tau1']:g} {'--texture ' if card.architecture.texture else ''}--targets {stage['targets']} "
+        f"--seed {settings['seed']} --train-seed {stage['seed']}"
+        for stage, where in stages
+    ]
 
 
 def _table(report: Mapping[str, Any]) -> list[str]:

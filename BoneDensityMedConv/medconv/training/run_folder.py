@@ -149,4 +149,5 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 def _array(tensor: Tensor) -> NDArray[Any]:
     tensor = tensor.detach().cpu()
-    return np.require((tensor.float() if tensor.is_floating_point() else tensor).numpy(), requirements="C")  # keeps a counter without axes
+    found = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return np.require(found, requirements="C")  # ascontiguousarray would give a counter an axis

@@ -82,7 +82,8 @@ def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> 
             f"{settings['train']['learning_rate']:g}, weight decay {settings['train']['weight_decay']:g}, batch "
             f"{settings['train']['batch_size']}, {settings['train']['epochs']} epochs with cosine decay, mirroring and "
             f"shifts{_targets(report)}. Epoch {report['epoch_chosen']} had the best class-balanced likelihood on "
-            f"validation. The logits were scaled by {choice['logit_scale']:.3f} (temperature scaling on validation). {choice['reason']}",
+            f"validation. The logits were scaled by {choice['logit_scale']:.3f} (temperature scaling on validation). "
+            f"{choice['reason']}",
             "",
             "## Figures",
             *([test["hu"]["verdict"], ""] if test["hu"] else []),

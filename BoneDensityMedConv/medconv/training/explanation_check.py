@@ -255,7 +255,9 @@ def _shares(amounts: FloatArray) -> tuple[float, ...]:
 
 
 def _correlation(one: Any, other: Any) -> float:
-    return float(np.corrcoef(np.asarray(one), np.asarray(other))[0, 1])
+    """NaN where one of the two does not vary."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.corrcoef(np.asarray(one), np.asarray(other))[0, 1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

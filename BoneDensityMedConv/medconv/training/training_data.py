@@ -45,6 +45,12 @@ def training_data(
     settings: RunSettings, training: CropSet, validation: CropSet, soft: FloatArray | None
 ) -> TrainingData:
     """Check that the sets can be trained on. Raises UsageError or InputRefused saying what is missing."""
+    if settings.pretrained and not Path(settings.pretrained).is_file():
+        raise InputRefused(
+            "pretraining_missing",
+            f"There is no file {settings.pretrained}.",
+            "Give a file of weights; none is fetched.",
+        )
     x, y, z = settings.preprocessing.size_xyz
     for name, cases in (("training", training), ("validation", validation)):
         counts = np.bincount(cases.classes, minlength=len(CLASS_ORDER))

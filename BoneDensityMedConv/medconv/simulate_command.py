@@ -15,6 +15,7 @@ from medconv.command_line import Commands
 from medconv.simulate.cohort_sheets import require_openpyxl
 from medconv.simulate_options import add_arguments, image_settings_of, plan_of
 from medconv.simulation_processes import run_jobs
+from medconv.simulation_realism import run_comparison
 from medconv.types import UsageError
 
 SAID_EVERY_S = 30.0  # where no terminal shows a line that rewrites itself
@@ -28,6 +29,10 @@ def add_simulate(commands: Commands) -> None:
 
 def run_simulate(options: argparse.Namespace) -> int:
     """Write what is missing of a cohort. Raises UsageError, MissingRequirement, OSError (disk)."""
+    if options.compare is not None:
+        return run_comparison(options)
+    if options.out is None:
+        raise UsageError("no_folder", "The cohort needs a folder.", "Give: medconv simulate OUT.")
     plan, image = plan_of(options), image_settings_of(options)
     workers = os.cpu_count() or 1 if options.workers is None else options.workers
     if workers < 1:

@@ -24,7 +24,9 @@ ONLY_CORE: Mapping[str, float] = {name: float(name == "density") for name in DEF
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("out", type=Path, metavar="OUT", help="folder of the cohort; an unfinished one is finished")
+    p.add_argument(
+        "out", type=Path, nargs="?", metavar="OUT", help="folder of the cohort; an unfinished one is finished"
+    )
     who = p.add_argument_group("who")
     who.add_argument(
         "--patients", type=int, metavar="N",
@@ -63,6 +65,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help="from LOW to HIGH mm above L1's centre",
     )
     what.add_argument("--perfect-masks", action="store_true", help="masks without a segmenter's errors")
+    beside = p.add_argument_group("instead of a cohort: a real CT beside simulated ones")
+    beside.add_argument(
+        "--compare", type=Path, metavar="CT", help="L1's HU, edge and texture; takes --seed, --findings"
+    )
+    beside.add_argument("--mask", type=Path, metavar="MASK", help="label map that holds its L1")
+    beside.add_argument("--label", type=int, metavar="N", help="L1's label: 31 TotalSegmentator, 20 VerSe/CTSpine1K")
+    beside.add_argument("--out", type=Path, metavar="DIR", dest="result", help="folder for picture and numbers")
     p.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
 
 

@@ -61,7 +61,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
         {"cli", "cohort_command", "evaluate_command", "predict_command", "segment_command", "compare_command", "segmenters_command", "reproduce_command", "plugins"},
         {"command_line", "console", "result_files", "label_map_file", "mask_source"},
         {"train_command", "train_options", "train_summary", "weights_command"},
-        {"simulate_command", "simulate_options", "simulated_cohort", "simulation_processes"},
+        {"simulate_command", "simulate_options", "simulated_cohort", "simulation_processes", "simulation_realism"},
         {"explain_command", "explanation_picture", "explanation_report"},
         {"bench", "batch", "segmentation_bench", "bench_cts", "process_meter"},
         {"worker", "worker_client", "worker_errors", "worker_events", "worker_process", "processes", "process_tree"},

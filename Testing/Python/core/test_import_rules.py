@@ -58,7 +58,10 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     "samples": ({"sample_data", "sample_archive"},),
     "training": ({"training"},),
     "front": (
-        {"cli", "cohort_command", "evaluate_command", "predict_command", "segment_command", "compare_command", "segmenters_command", "reproduce_command", "plugins"},
+        {
+            "cli", "cohort_command", "evaluate_command", "predict_command",
+            "segment_command", "compare_command", "segmenters_command", "reproduce_command", "plugins",
+        },
         {"command_line", "console", "result_files", "label_map_file", "mask_source"},
         {"train_command", "train_options", "train_summary", "weights_command"},
         {"simulate_command", "simulate_options", "simulated_cohort", "simulation_processes", "simulation_realism"},

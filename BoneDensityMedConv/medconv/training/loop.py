@@ -18,16 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medconv.training import assembly, precision, run_folder, sampling
-from medconv.training.crops import LEVELS
+from medconv.training import assembly, precision, run_folder
 from medconv.training.distributed import Processes
 from medconv.training.heads import Targets
 from medconv.training.metrics import balanced_accuracy
-from medconv.training.optimisers import learning_rate_factor as learning_rate_factor
 from medconv.training.optimisers import refresh_batch_norm, weight_average
 from medconv.training.readout import balanced_nll, class_balanced, read_out
 from medconv.training.run_log import EpochRow, Listener, Pace, TensorBoardLog, duration, write_sheets
@@ -228,15 +225,3 @@ def seed_generators(seed: int, epoch: int, rank: int) -> None:
     torch.manual_seed(int(mixed[0]))  # seeds every device
     np.random.seed(int(mixed[1]))  # noqa: NPY002 - libraries may draw from the global generator
     random.seed(int(mixed[2]))
-
-
-def augment(crop: NDArray[np.uint8], rng: np.random.Generator, shift_voxels: int) -> NDArray[np.uint8]:
-    """Earlier form of `sampling.augment`, which runs that began with it still need."""
-    if rng.random() < 0.5:
-        crop = crop[..., ::-1]
-    return sampling.shifted(crop, rng.integers(-shift_voxels, shift_voxels + 1, 3)) if shift_voxels else crop
-
-
-def _to_input(crops: NDArray[np.uint8]) -> Tensor:
-    batch = torch.from_numpy(np.ascontiguousarray(crops)).float().div_(LEVELS)  # (N, C, z, y, x)
-    return batch.contiguous(memory_format=torch.channels_last_3d)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ def train_run(
     """
     assembly.check_names(settings)
     chosen_device, listener = precision.choose(settings, device), progress or Silent()
-    with joined(chosen_device) as processes, precision.deterministic():
+    with joined(chosen_device) as processes, precision.deterministic(), ExitStack() as stack:
         data = training_data(settings, training, validation, soft)
+        processes.from_first(lambda: stack.enter_context(run_folder.held(run)))
         processes.from_first(lambda: _claim(run, data.identity(settings), about))
         job = Job(settings, data, run, chosen_device, processes, listener if processes.first else Silent())
         accumulate = settings.accumulate

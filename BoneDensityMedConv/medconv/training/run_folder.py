@@ -12,8 +12,9 @@ import hashlib
 import io
 import json
 import os
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from medconv.types import FloatArray, InputRefused, UsageError
 
 SETTINGS, LAST, BEST = "settings.json", "last.pt", "best.npz"
 DATA = "data.json"  # which cohort, for people and for the card of exported weights
+LOCK = ".lock"
 LOG, TIMES, TENSORBOARD = "log.csv", "times.csv", "tensorboard"
 PREDICTIONS, CHOICE = "predictions_validation.npz", "choice.json"
 
@@ -41,6 +43,36 @@ def fingerprint(*sets: CropSet, soft: FloatArray | None = None) -> str:
     if soft is not None:
         digest.update(np.ascontiguousarray(soft).data)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep the folder for this process alone; the system lets go of it when the process ends, however it ends.
+
+    Raises UsageError if another process holds it. Where a disk can't lock, nothing is held.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("a") as stream:
+        try:
+            _lock(stream.fileno())
+        except (BlockingIOError, PermissionError) as error:
+            raise UsageError(
+                "run_in_use", f"Another process is training in {run}.", "Wait for it, or choose another folder."
+            ) from error
+        except OSError:
+            pass
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def claim(run: Path, content: Mapping[str, Any]) -> None:

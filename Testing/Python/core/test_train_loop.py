@@ -166,6 +166,12 @@ def test_training_ends_when_validation_gains_no_more(tmp_path: Path, monkeypatch
     assert (len(trained.rows), trained.epoch) == (4, 1)
 
 
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path: Path) -> None:
+    with run_folder.held(tmp_path), pytest.raises(UsageError, match="Another process is training") as caught:
+        train_run(toy_settings(), toy_set(8, 0), toy_set(9, 1), tmp_path, device="cpu")
+    assert caught.value.code == "run_in_use"
+
+
 # --- what goes wrong ------------------------------------------------------------------------------------------------
 
 

@@ -54,8 +54,8 @@ def test_two_processes_have_the_loss_curve_of_one(two_processes: dict[str, Any])
 
 def test_only_the_first_process_writes(two_processes: dict[str, Any]) -> None:
     assert two_processes["files"] == [
-        "best.npz", "choice.json", "last.pt", "log.csv", "predictions_validation.npz", "settings.json", "tensorboard",
-        "times.csv",
+        ".lock", "best.npz", "choice.json", "last.pt", "log.csv", "predictions_validation.npz", "settings.json",
+        "tensorboard", "times.csv",
     ]  # fmt: skip
 
 

@@ -93,9 +93,10 @@ def _print_summary(out: Path, made: int, elapsed_s: float, seconds: Counter[str]
             print(f"  {split}: {sum(counts.values())} ({_counts(counts)})")
     for name, text in (("cohort", "at the cohort's prior"), ("class_balanced", "on a class-balanced test set")):
         ceiling = cohort["bayes_ceiling"][name]
+        auc = ceiling["auc_osteoporosis"]
         print(
-            f"  Best possible {text}: balanced accuracy {ceiling['balanced_accuracy']:.3f}, "
-            f"accuracy {ceiling['accuracy']:.3f}, AUC of osteoporosis {ceiling['auc_osteoporosis']:.3f}"
+            f"  Best possible {text}: balanced accuracy {ceiling['balanced_accuracy']:.3f}, accuracy "
+            f"{ceiling['accuracy']:.3f}, AUC of osteoporosis {'not defined' if auc is None else format(auc, '.3f')}"
         )
     if made:
         stages = ", ".join(f"{name} {total / made:.2f}" for name, total in seconds.items())

@@ -13,6 +13,7 @@ from medconv.simulate.findings import FINDINGS, USUAL_SHARES
 from medconv.simulate.person import PersonSettings
 from medconv.simulate.physics import CONTRAST_OFFSET_HU, KERNELS
 from medconv.simulate.template import template_files
+from medconv.simulate.trunk import trunk_box
 from medconv.simulated_cohort import ImageSettings
 from medconv.types import TScoreClass, UsageError
 
@@ -111,6 +112,10 @@ def image_settings_of(options: argparse.Namespace) -> ImageSettings:
     shown = T11_TO_SACRUM_MM if options.with_sacrum else T11_TO_L3_MM
     if options.field_of_view:
         shown = (options.field_of_view[0], options.field_of_view[1])
+    try:
+        trunk_box(shown)
+    except ValueError as error:
+        raise UsageError("field_of_view", f"The field of view is not drawn: {error}.", "Correct it.") from error
     return ImageSettings(options.crops_only, options.perfect_masks, shown)
 
 

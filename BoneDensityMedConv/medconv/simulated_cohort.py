@@ -7,6 +7,7 @@ finishes what is missing, and the folder is then the same, byte for byte, as one
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -196,5 +197,7 @@ def cohort_document(plan: CohortPlan, image: ImageSettings, everybody: list[Memb
 
 
 def _ceiling(plan: CohortPlan, prior: Mapping[TScoreClass, float]) -> dict[str, Any]:
-    ceiling = plan.persons.model.bayes_ceiling(prior=prior)
-    return {"prior": {c.value: share for c, share in prior.items()}} | asdict(ceiling)
+    """With null for an AUC that is not defined."""
+    ceiling = asdict(plan.persons.model.bayes_ceiling(prior=prior))
+    own = {name: None if math.isnan(value) else value for name, value in ceiling.items()}
+    return {"prior": {c.value: share for c, share in prior.items()}} | own

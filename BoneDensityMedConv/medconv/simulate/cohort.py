@@ -102,7 +102,8 @@ class CohortModel:
         """By integration over z (trapezoid rule over ±8 SD).
 
         prior: the classes' shares among those who are tested, where they differ from the population's (a test set with
-        as many of each class): within a class patients are as they are.
+        as many of each class): within a class patients are as they are. Without osteoporosis, or with nothing else,
+        the AUC is NaN.
         """
         z = np.linspace(-8.0, 8.0, steps)
         weight = np.exp(-0.5 * z**2)
@@ -113,10 +114,13 @@ class CohortModel:
         asked = own_prior if prior is None else np.array([prior[t_class] for t_class in TScoreClass])
         joint = weight[:, np.newaxis] * posterior * (asked / own_prior)  # of z and class, (steps, 3)
         # AUC = P(a patient with osteoporosis has the lower z); osteoporosis' probability falls strictly with z.
-        with_disease = joint[:, 2] / joint[:, 2].sum()
-        without = joint[:, :2].sum(axis=1) / joint[:, :2].sum()
-        above = 1.0 - np.cumsum(without) + 0.5 * without
-        return BayesCeiling(balanced_accuracy, float(with_disease @ above), float(joint.max(axis=1).sum()))
+        with_disease, without = joint[:, 2], joint[:, :2].sum(axis=1)
+        auc = math.nan
+        if with_disease.any() and without.any():
+            without = without / without.sum()
+            above = 1.0 - np.cumsum(without) + 0.5 * without
+            auc = float((with_disease / with_disease.sum()) @ above)
+        return BayesCeiling(balanced_accuracy, auc, float(joint.max(axis=1).sum()))
 
 
 def t_score_within(model: CohortModel, t_class: TScoreClass, rng: np.random.Generator) -> float:

@@ -15,7 +15,8 @@ from medconv.simulate.vertebra import Array, VertebraShape
 
 UPPER_SHARE = 0.8  # of a wedge's loss is in the upper half: most endplates that break are upper ones
 POSTERIOR_WALL = 0.75  # share of the body's half depth behind which a wedge keeps its height
-RIM = 0.85  # share of the body's radius outside of which a biconcave body keeps its height
+# Where a biconcave body is lower: half axes relative to the body's own, and its centre in front of the body's.
+DISH_WIDTH, DISH_DEPTH, DISH_FORWARD = 0.78, 0.64, 0.10
 BAND = 0.9  # by how much denser the band under the broken endplate is, at half of the height lost
 BAND_MM = 2.5
 TILT_SHARE = 0.6  # of the wedge's angle that the spine above leans forward; the discs take the rest
@@ -35,7 +36,8 @@ class Collapse:
             part = np.clip((POSTERIOR_WALL - y / b) / (POSTERIOR_WALL + 0.85), 0.0, 1.0)
             upper_share = UPPER_SHARE
         else:
-            part = np.clip(1.0 - ((x / a) ** 2 + (y / b) ** 2) / RIM**2, 0.0, 1.0) ** 0.7
+            dish = (x / (DISH_WIDTH * a)) ** 2 + ((y / b + DISH_FORWARD) / DISH_DEPTH) ** 2
+            part = np.clip(1.0 - dish, 0.0, 1.0) ** 0.7
             upper_share = 0.5
         lost = np.asarray(self.loss * shape.height * part, np.float32)
         compression = np.float32(shape.height) / np.maximum(np.float32(shape.height) - lost, 1.0)

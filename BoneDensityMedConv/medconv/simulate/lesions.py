@@ -47,8 +47,8 @@ def add_lesions(bone: BoneField, l1: PlacedVertebra, findings: Findings, rng: np
     if findings.haemangioma_mm:
         _haemangioma(changed, x, y, z, l1.shape, findings, jitter)
     if findings.cement_ml:
-        inside = bone.distance_mm[part]
-        _cement(changed, x, y, z, l1.shape, findings.cement_ml, lumps, inside)
+        step = float(bone.grid.x_mm[1] - bone.grid.x_mm[0])
+        _cement(changed, x, y, z, l1.shape, findings.cement_ml, lumps, bone.distance_mm[part], step**3 / 1000.0)
     marrow[own] = changed[own]
 
 
@@ -73,15 +73,9 @@ def _haemangioma(
 
 
 def _cement(
-    hu: Array,
-    x: Array,
-    y: Array,
-    z: Array,
-    shape: VertebraShape,
-    volume_ml: float,
-    lumps: FloatArray,
-    distance_mm: Array,
-) -> None:
+    hu: Array, x: Array, y: Array, z: Array, shape: VertebraShape, volume_ml: float, lumps: FloatArray,
+    distance_mm: Array, voxel_ml: float,
+) -> None:  # fmt: skip
     """A lumpy cloud in the front half of the body, of about that volume; none of it leaves the bone."""
     radius = (3000.0 * volume_ml / (4.0 * math.pi)) ** (1.0 / 3.0)
     a, b, c = 1.25 * radius, 0.95 * radius, 0.84 * radius
@@ -89,8 +83,11 @@ def _cement(
     for lump in lumps:
         px, py, pz = 0.7 * a * lump[0], 0.7 * b * lump[1] - 0.15 * shape.depth, 0.7 * c * lump[2]
         size = radius * (0.22 + 0.08 * abs(float(lump[3])))
-        cloud = np.minimum(cloud + 0.35, ellipsoid(x - px, y - py, z - pz, size, size, size))
+        cloud = np.minimum(cloud, ellipsoid(x - px, y - py, z - pz, size, size, size))
     cloud = np.maximum(cloud, distance_mm + 1.0)
+    # The surface is put where the volume is right: lumps add to it, and the bone's limits take from it.
+    places = min(round(volume_ml / voxel_ml), cloud.size - 1)
+    cloud = np.maximum(cloud - np.partition(cloud.ravel(), places)[places], distance_mm + 1.0)
     hu += (smooth_step(cloud, 0.7) * (CEMENT_HU - hu)).astype(np.float32)
 
 

@@ -39,13 +39,9 @@ def draw_realism(path: Path, real: Appearance, simulated: Sequence[Appearance]) 
     axes[0, 1].axvline(0.0, color="#888888", linewidth=0.8)
     axes[0, 1].set(title="Edge of L1", xlabel="mm below the mask's surface", ylabel="mean HU")
     _lines(axes[1, 0], frequency, real.core_spectrum, [s.core_spectrum for s in simulated])
-    axes[1, 0].set(
-        title=f"Trabecular core (SD {_sds(real.core_sd_hu, [s.core_sd_hu for s in simulated])})", yscale="log"
-    )
+    axes[1, 0].set(title=f"Trabecular core ({_sds(real.core_sd_hu, [s.core_sd_hu for s in simulated])})", yscale="log")
     _lines(axes[1, 1], frequency, real.soft_spectrum, [s.soft_spectrum for s in simulated])
-    axes[1, 1].set(
-        title=f"Even soft tissue (SD {_sds(real.soft_sd_hu, [s.soft_sd_hu for s in simulated])})", yscale="log"
-    )
+    axes[1, 1].set(title=f"Even soft tissue ({_sds(real.soft_sd_hu, [s.soft_sd_hu for s in simulated])})", yscale="log")
     for axis in axes[1]:
         axis.set(xlabel="cycles per mm in the slice", ylabel="power, HU²·mm²")
     axes[0, 0].legend()

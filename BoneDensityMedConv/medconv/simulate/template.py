@@ -17,13 +17,14 @@ import SimpleITK as sitk
 from medconv.grid import geometry_of, index3, to_image
 from medconv.simulate.vertebra import Array
 from medconv.types import BoolArray, FloatArray, ImageGeometry, InputRefused
-from medconv.vertebral_body import upright_body
+from medconv.vertebral_body import distance_mm, upright_body
 
 L1_LABELS = (31, 20)  # TotalSegmentator's and VerSe's; else the file's only label
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 STEP_MM = 1.0
 SMOOTHING_MM = 0.8
 BODY_SMOOTHING_MM = 3.0  # where the body becomes the arch
+RIM_MM, MIDLINE_MM = 4.0, 6
 # What a template's grid holds around the centre of the body, in voxels: to the right and left, to the front and to the
 # tip of the spinous process, below and above.
 FRAME_BEFORE_XYZ, FRAME_BEHIND_XYZ = (55, 35, 50), (55, 85, 45)
@@ -106,7 +107,12 @@ def _template(mask_zyx: BoolArray, geometry: ImageGeometry) -> Template:
             to_image(upright.body_zyx.astype(np.float32), upright.geometry),
         )
     )
-    depth, height, width = (float(upright.body_zyx.any(axis=axes).sum()) for axes in ((0, 2), (1, 2), (0, 1)))
+    # The rims, which the search for the body rounds off, belong to it; pedicles, beside the canal, do not.
+    near = (upright.mask_zyx >= 0.5) & (distance_mm(upright.body_zyx) <= RIM_MM)
+    x = round(float(upright.middle_xyz[0]))
+    midline = near[:, :, x - MIDLINE_MM : x + MIDLINE_MM + 1]
+    depth, height = (float(midline.any(axis=axes).sum()) for axes in ((0, 2), (1, 2)))
+    width = float(near.any(axis=(0, 1)).sum())
     first = tuple(-float(v) for v in FRAME_BEFORE_XYZ)
     return Template(_signed(whole, SMOOTHING_MM), _signed(body, BODY_SMOOTHING_MM), first, (width, depth, height))  # type: ignore[arg-type]
 
@@ -131,6 +137,6 @@ def _signed(mask_zyx: BoolArray, smoothing_mm: float) -> Array:
     image = sitk.GetImageFromArray(mask_zyx.astype(np.uint8))
     inside = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False)
     distance = sitk.GetArrayFromImage(inside).astype(np.float32)
-    # Maurer counts from voxel centres on the border; the surface lies half a voxel further out.
-    distance -= np.float32(STEP_MM / 2.0)
-    return np.asarray(gaussian_filter(distance, smoothing_mm / STEP_MM), np.float32)
+    smooth = gaussian_filter(distance, smoothing_mm / STEP_MM)
+    # Smoothing shrinks what bulges: the surface goes back to where it holds the mask's volume.
+    return np.asarray(smooth - np.quantile(smooth, mask_zyx.mean()), np.float32)

@@ -52,7 +52,10 @@ def card(chosen: Any) -> ModelCard | None:
 
 
 def view(chosen: Any, adjustment: Adjustment | None, told: Collection[str] = ()) -> dict[str, Any] | None:
-    """The result card under an adjustment, without the messages that are told elsewhere; None without a result, or if it can't be read (a scene edited by hand)."""
+    """The result card under an adjustment, without the messages that are told elsewhere.
+
+    None without a result, or if it can't be read (a scene edited by hand).
+    """
     its_card = card(chosen)
     if its_card is None or adjustment is None:
         return None

@@ -31,7 +31,10 @@ def probabilities(document: Mapping[str, Any], card: ModelCard, adjustment: Adju
 def result_view(
     document: Mapping[str, Any], card: ModelCard, adjustment: Adjustment, told: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The result card; `told` are messages that stand elsewhere in the panel. Raises KeyError, TypeError, ValueError if the document is not a result."""
+    """The result card; `told` are messages that stand elsewhere in the panel.
+
+    Raises KeyError, TypeError, ValueError if the document is not a result.
+    """
     p = probabilities(document, card, adjustment)
     best = tscore.most_probable(p)
     level = document.get("level") or {}

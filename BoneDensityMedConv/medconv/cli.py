@@ -179,7 +179,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.slices < MINIMUM_SLICES or options.repeats < 1:
         raise UsageError("bench_too_small", "The bench needs a whole L1.", f"Give --slices {MINIMUM_SLICES} or more.")
     if options.loader:
-        from medconv.training.loader_bench import run_loader_bench
+        from medconv.training.cohorts.loader_bench import run_loader_bench
 
         return run_loader_bench(options.loader, options.repeats, options.out)
     if options.segmentation:

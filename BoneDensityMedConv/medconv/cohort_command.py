@@ -12,7 +12,7 @@ from medconv.command_line import Commands
 from medconv.types import UsageError
 
 if TYPE_CHECKING:
-    from medconv.training.cases import Cohort
+    from medconv.training.cohorts.cases import Cohort
 
 
 def add_cohort(commands: Commands) -> None:
@@ -44,8 +44,8 @@ def _add_folder(p: argparse.ArgumentParser) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Read the cohort, compare its patients and CTs, and print what is in it. Raises InputRefused."""
-    from medconv.training.cohort_folder import read_cohort
-    from medconv.training.leaks import check_leaks
+    from medconv.training.cohorts.cohort_folder import read_cohort
+    from medconv.training.cohorts.leaks import check_leaks
 
     try:
         cohort = read_cohort(options.cohort, options.labels, splits=options.splits, progress=console.say)
@@ -60,8 +60,8 @@ def run_check(options: argparse.Namespace) -> int:
 
 def run_split(options: argparse.Namespace) -> int:
     """Decide the splits and write them. Raises InputRefused, UsageError."""
-    from medconv.training import splits
-    from medconv.training.cohort_folder import SPLITS, read_cohort
+    from medconv.training.cohorts import splits
+    from medconv.training.cohorts.cohort_folder import SPLITS, read_cohort
 
     try:
         cohort = read_cohort(options.cohort, options.labels, decided=False, progress=console.say)
@@ -89,7 +89,7 @@ def run_split(options: argparse.Namespace) -> int:
 def describe(cohort: Cohort) -> str:
     """CTs, patients, classes and scanners of every split, as a table."""
     from medconv.config import CLASS_ORDER
-    from medconv.training.cases import SPLIT_NAMES
+    from medconv.training.cohorts.cases import SPLIT_NAMES
 
     rows = [("", "CTs", "patients", *map(str, CLASS_ORDER), "scanners")]
     for split in (*SPLIT_NAMES, None):

@@ -20,9 +20,9 @@ from medconv.devices import DEVICES
 from medconv.types import UsageError
 
 if TYPE_CHECKING:
-    from medconv.training.baseline import HuReader
-    from medconv.training.choice import RunChoice
-    from medconv.training.sample import Answers, Sample
+    from medconv.training.figures.baseline import HuReader
+    from medconv.training.figures.choice import RunChoice
+    from medconv.training.figures.sample import Answers, Sample
 
 PLOTS = (
     "roc", "confusion", "reliability", "decision_curve", "conformal_sets", "score_against_hu", "difference_to_hu",
@@ -69,11 +69,11 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def _evaluate_run(options: argparse.Namespace) -> int:
     from medconv.devices import choose_device
-    from medconv.training import answering
-    from medconv.training.choice import RunChoice, hash_of, hash_of_file
-    from medconv.training.export import FinishedRun
-    from medconv.training.sample import answers_of_run
-    from medconv.training.test_readings import record_reading, sentences
+    from medconv.training.figures.choice import RunChoice, hash_of, hash_of_file
+    from medconv.training.figures.sample import answers_of_run
+    from medconv.training.figures.test_readings import record_reading, sentences
+    from medconv.training.runs import answering
+    from medconv.training.runs.export import FinishedRun
 
     run, folder = _inputs(options, 2)
     choice = RunChoice.load(run)
@@ -99,10 +99,10 @@ def _evaluate_run(options: argparse.Namespace) -> int:
 
 
 def _evaluate_weights(options: argparse.Namespace) -> int:
-    from medconv.training import answering
-    from medconv.training.choice import hash_of
-    from medconv.training.sample import answers_of_weights
-    from medconv.training.test_readings import record_reading, sentences
+    from medconv.training.figures.choice import hash_of
+    from medconv.training.figures.sample import answers_of_weights
+    from medconv.training.figures.test_readings import record_reading, sentences
+    from medconv.training.runs import answering
     from medconv.weights import find_model, user_folder
 
     (folder,) = _inputs(options, 1)
@@ -130,8 +130,8 @@ def _evaluate_weights(options: argparse.Namespace) -> int:
 
 
 def _evaluate_table(options: argparse.Namespace) -> int:
-    from medconv.training import answering
-    from medconv.training.prediction_table import read_table
+    from medconv.training.figures.prediction_table import read_table
+    from medconv.training.runs import answering
 
     if options.inputs or options.weights:
         raise UsageError("table_alone", "--predictions is evaluated alone.", USAGE)
@@ -158,10 +158,10 @@ def _crops(
 ) -> tuple[Any, Any, Any, list[str]]:
     """Cohort, crops of the split, crops of the training split for the HU readers (None without one), and what is
     left out in words."""
-    from medconv.training.cases import TRAIN
-    from medconv.training.cohort_folder import read_cohort
-    from medconv.training.crop_cache import cohort_crops, left_out
-    from medconv.training.splits import read_splits
+    from medconv.training.cohorts.cases import TRAIN
+    from medconv.training.cohorts.cohort_folder import read_cohort
+    from medconv.training.cohorts.crop_cache import cohort_crops, left_out
+    from medconv.training.cohorts.splits import read_splits
 
     cohort = read_cohort(folder, options.labels, progress=console.say)
     if splits is not None and splits.is_file():  # as the run was trained: for folders without splits, and for folds
@@ -184,11 +184,11 @@ def _finish(
     choice: RunChoice | None = None, of_card: Mapping[str, float] | None = None,
 ) -> int:  # fmt: skip
     """Compute, draw and write everything; all files of an evaluation appear together."""
-    from medconv.training.conformal import prediction_sets
-    from medconv.training.evaluation import evaluate, plain
-    from medconv.training.evaluation_plots import all_plots
-    from medconv.training.evaluation_report import evaluation_page
-    from medconv.training.prediction_table import write_table
+    from medconv.training.figures.conformal import prediction_sets
+    from medconv.training.figures.evaluation import evaluate, plain
+    from medconv.training.figures.evaluation_plots import all_plots
+    from medconv.training.figures.evaluation_report import evaluation_page
+    from medconv.training.figures.prediction_table import write_table
 
     split = sample.predictions.split
     names = ["report.html", "evaluation.json", f"predictions_{split}.csv", f"predictions_{split}.npz"]
@@ -212,9 +212,9 @@ def _finish(
 
 
 def _print(document: Mapping[str, Any], out: Path) -> None:
-    from medconv.training.evaluation_report import NO_HU
-    from medconv.training.intervals import told
-    from medconv.training.metrics import LABELS
+    from medconv.training.figures.evaluation_report import NO_HU
+    from medconv.training.figures.intervals import told
+    from medconv.training.figures.metrics import LABELS
 
     print(document["hu"]["verdict"] if document["hu"] else NO_HU)
     for sentence in document["warnings"]:

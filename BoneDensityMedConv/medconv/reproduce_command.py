@@ -16,8 +16,8 @@ from medconv.devices import DEVICES
 from medconv.types import InputRefused, UsageError
 
 if TYPE_CHECKING:
-    from medconv.training.paper_runs import Budget, PlannedRow
-    from medconv.training.reproduce import Data
+    from medconv.training.paper.paper_runs import Budget, PlannedRow
+    from medconv.training.paper.reproduce import Data
 
 NAMES = ("table2", "table3", "table4", "table5", "table6", "fig4", "fig6")
 ENDINGS = ("json", "md", "csv", "html", "png")
@@ -46,7 +46,7 @@ def add_reproduce(commands: Commands) -> None:
 
 def run_reproduce(options: argparse.Namespace) -> int:
     """Run what is missing, then write and print the report. Raises MedConvError."""
-    from medconv.training.reproduce_document import class_document
+    from medconv.training.paper.reproduce_document import class_document
 
     if options.workers is not None and options.workers < 1:
         raise UsageError("no_workers", f"--workers must be 1 or more, got {options.workers}.", "Correct it.")
@@ -65,11 +65,11 @@ def run_reproduce(options: argparse.Namespace) -> int:
 
 def _data(options: argparse.Namespace) -> tuple[Data, list[str]]:
     """Cohorts by segmenter, and what must be said of the second one."""
-    from medconv.training import reproduce_masks
-    from medconv.training.cases import SPLIT_NAMES
-    from medconv.training.cohort_folder import read_cohort
-    from medconv.training.paper_tables import CTSPINE1K, TOTALSEGMENTATOR
-    from medconv.training.reproduce import Data
+    from medconv.training.cohorts.cases import SPLIT_NAMES
+    from medconv.training.cohorts.cohort_folder import read_cohort
+    from medconv.training.paper import reproduce_masks
+    from medconv.training.paper.paper_tables import CTSPINE1K, TOTALSEGMENTATOR
+    from medconv.training.paper.reproduce import Data
 
     cohort = read_cohort(options.cohort, options.labels, progress=_say)
     if missing := [split for split in SPLIT_NAMES if not cohort.part(split)]:
@@ -101,11 +101,11 @@ def _data(options: argparse.Namespace) -> tuple[Data, list[str]]:
 
 
 def _table(options: argparse.Namespace, data: Data, said: Sequence[str]) -> dict[str, Any]:
-    from medconv.training.cases import TRAIN
-    from medconv.training.paper_runs import budget_of, find_pretrained, plan_rows
-    from medconv.training.paper_tables import TABLES, TOTALSEGMENTATOR
-    from medconv.training.reproduce import distinct, estimate, settle_budget
-    from medconv.training.reproduce_document import table_document
+    from medconv.training.cohorts.cases import TRAIN
+    from medconv.training.paper.paper_runs import budget_of, find_pretrained, plan_rows
+    from medconv.training.paper.paper_tables import TABLES, TOTALSEGMENTATOR
+    from medconv.training.paper.reproduce import distinct, estimate, settle_budget
+    from medconv.training.paper.reproduce_document import table_document
 
     table = TABLES["table6" if options.what == FIG6 else options.what]
     files = find_pretrained(options.pretrained)
@@ -137,7 +137,7 @@ def _run_all(
     options: argparse.Namespace, rows: Sequence[PlannedRow], data: Data, estimates: dict[str, float]
 ) -> list[str]:
     """Every run that is not finished; returns a sentence on the time."""
-    from medconv.training.reproduce import Clock, complete, distinct, spell
+    from medconv.training.paper.reproduce import Clock, complete, distinct, spell
 
     runs = distinct(rows)
     print(f"{len(rows)} rows, {len(runs)} trainings, about {spell(sum(estimates.values()))} if none is finished yet.")
@@ -160,8 +160,8 @@ def _run_all(
 
 
 def _write(options: argparse.Namespace, document: dict[str, Any]) -> None:
-    from medconv.training.reproduce_plots import plot
-    from medconv.training.reproduce_report import markdown, page, sheet_csv
+    from medconv.training.paper.reproduce_plots import plot
+    from medconv.training.paper.reproduce_report import markdown, page, sheet_csv
 
     text, png = markdown(document), plot(document)
     contents: dict[str, str | bytes] = {

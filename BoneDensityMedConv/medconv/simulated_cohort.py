@@ -70,7 +70,7 @@ def open_cohort(out: Path, plan: CohortPlan, image: ImageSettings) -> list[Job]:
 
 def split_folder(out: Path, split: str) -> Path:
     """Where the CTs of a split lie."""
-    from medconv.training.cases import SPLIT_FOLDERS
+    from medconv.training.cohorts.cases import SPLIT_FOLDERS
 
     return out / SPLIT_FOLDERS[split]
 

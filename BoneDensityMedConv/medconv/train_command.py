@@ -20,11 +20,11 @@ from medconv.train_options import add_arguments, plan_of, settings_of
 from medconv.types import InputRefused, MedConvError, MissingRequirement, UsageError
 
 if TYPE_CHECKING:
-    from medconv.training.cases import Cohort
-    from medconv.training.crops import CropSet
-    from medconv.training.distributed import Processes
-    from medconv.training.run import TrainedRun
-    from medconv.training.run_settings import RunSettings
+    from medconv.training.cohorts.cases import Cohort
+    from medconv.training.cohorts.crops import CropSet
+    from medconv.training.runs.distributed import Processes
+    from medconv.training.runs.run import TrainedRun
+    from medconv.training.runs.run_settings import RunSettings
 
 SPLITS = "splits.csv"
 SAME_EVERYWHERE = ("loss_not_finite",)  # errors that every process meets: one of them tells
@@ -46,8 +46,9 @@ def run_train(options: argparse.Namespace) -> int:
         raise UsageError(
             "train_inputs", "Training needs a cohort folder and a folder for the run.", "medconv train COHORT --out RUN"
         )
-    from medconv.training import assembly, precision
-    from medconv.training.distributed import joined
+    from medconv.training.parts import assembly
+    from medconv.training.runs import precision
+    from medconv.training.runs.distributed import joined
 
     assembly.check_names(settings)
     if options.threads is not None:
@@ -85,7 +86,7 @@ class Ears:
 
 
 def _train(options: argparse.Namespace, settings: RunSettings, processes: Processes) -> int:
-    from medconv.training.splits import cross_validation
+    from medconv.training.cohorts.splits import cross_validation
 
     cohort = _cohort(options, processes)
     crops = _Crops(options, settings, processes)
@@ -110,9 +111,9 @@ def _train(options: argparse.Namespace, settings: RunSettings, processes: Proces
 
 def _cohort(options: argparse.Namespace, processes: Processes) -> Cohort:
     """The cohort with its splits checked; a cohort without splits is split by the plan, or as the run has it."""
-    from medconv.training.cohort_folder import read_cohort, summary
-    from medconv.training.leaks import check_leaks
-    from medconv.training.splits import read_splits, split_cohort
+    from medconv.training.cohorts.cohort_folder import read_cohort, summary
+    from medconv.training.cohorts.leaks import check_leaks
+    from medconv.training.cohorts.splits import read_splits, split_cohort
 
     cohort = read_cohort(options.cohort, options.labels, progress=_say(processes))
     console.clear()
@@ -137,8 +138,8 @@ class _Crops:
 
     def parts(self, cohort: Cohort) -> tuple[CropSet, CropSet]:
         """Training and validation crops."""
-        from medconv.training.cases import TRAIN, VALIDATION
-        from medconv.training.crop_cache import subset
+        from medconv.training.cohorts.cases import TRAIN, VALIDATION
+        from medconv.training.cohorts.crop_cache import subset
 
         if self.options.folds is None:
             return self._read(cohort, TRAIN), self._read(cohort, VALIDATION)
@@ -149,8 +150,8 @@ class _Crops:
         return training, validation
 
     def _read(self, cohort: Cohort, split: str | None) -> CropSet:
-        from medconv.training.crop_cache import cohort_crops
-        from medconv.training.distributed import after_first
+        from medconv.training.cohorts.crop_cache import cohort_crops
+        from medconv.training.runs.distributed import after_first
 
         options = self.options
         cache: Path = options.cache or options.cohort / "crop_cache"
@@ -176,7 +177,7 @@ def _one_run(
     options: argparse.Namespace, settings: RunSettings, cohort: Cohort, run: Path, crops: _Crops,
     processes: Processes, prefix: str = "",
 ) -> TrainedRun:  # fmt: skip
-    from medconv.training.run import train_run
+    from medconv.training.runs.run import train_run
 
     training, validation = crops.parts(cohort)
     soft = None
@@ -192,8 +193,8 @@ def _one_run(
 
 def _describe(run: Path, cohort: Cohort, training: int, validation: int) -> None:
     """Write what people and exported weights are told of the data: no patient, no path."""
-    from medconv.training.run_folder import DATA, write_whole
-    from medconv.training.splits import write_splits
+    from medconv.training.cohorts.splits import write_splits
+    from medconv.training.runs.run_folder import DATA, write_whole
 
     content = {
         "cohort": cohort.name,
@@ -206,7 +207,7 @@ def _describe(run: Path, cohort: Cohort, training: int, validation: int) -> None
 
 
 def _list_backbones(settings: RunSettings) -> int:
-    from medconv.training.backbones import describe, table
+    from medconv.training.parts.backbones import describe, table
 
     x, y, z = settings.preprocessing.size_xyz
     rows = describe((z, y, x), width=settings.width, in_channels=settings.preprocessing.channels)

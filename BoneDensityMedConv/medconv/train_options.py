@@ -11,8 +11,8 @@ from medconv.devices import DEVICES
 
 if TYPE_CHECKING:
     from medconv.config import Preprocessing
-    from medconv.training.run_settings import RunSettings
-    from medconv.training.splits import SplitPlan
+    from medconv.training.cohorts.splits import SplitPlan
+    from medconv.training.runs.run_settings import RunSettings
 
 # Options that are a field of RunSettings, by the field's name.
 FIELDS = (
@@ -90,7 +90,7 @@ def _add_splits(p: Any) -> None:
 
 def settings_of(options: argparse.Namespace) -> RunSettings:
     """The preset with what was given instead. Raises UsageError."""
-    from medconv.training.run_settings import AUGMENTATIONS, one_of, preset
+    from medconv.training.runs.run_settings import AUGMENTATIONS, one_of, preset
 
     base = preset(options.preset)
     changes = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
@@ -105,7 +105,7 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
 
 def _fixed_width(options: argparse.Namespace) -> int | None:
     """64, the one width of a network that does not scale or starts from 2D weights, where none was asked for."""
-    from medconv.training.backbones import find
+    from medconv.training.parts.backbones import find
 
     if options.pretrained is None and (options.backbone is None or find(options.backbone).scales):
         return None
@@ -113,7 +113,7 @@ def _fixed_width(options: argparse.Namespace) -> int | None:
 
 
 def _preprocessing(options: argparse.Namespace, base: Preprocessing) -> Preprocessing:
-    from medconv.training.sampling import covering_window
+    from medconv.training.parts.sampling import covering_window
 
     changes: dict[str, Any] = {}
     if options.size is not None:
@@ -135,7 +135,7 @@ def _preprocessing(options: argparse.Namespace, base: Preprocessing) -> Preproce
 
 def plan_of(options: argparse.Namespace) -> SplitPlan:
     """How a cohort without splits is split. Raises UsageError."""
-    from medconv.training.splits import SplitPlan
+    from medconv.training.cohorts.splits import SplitPlan
 
     given = {name: getattr(options, name) for name in ("validation", "test") if getattr(options, name) is not None}
     return SplitPlan(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from medconv import RESEARCH_USE_ONLY
 
 if TYPE_CHECKING:
-    from medconv.training.cases import Cohort
-    from medconv.training.run import TrainedRun
+    from medconv.training.cohorts.cases import Cohort
+    from medconv.training.runs.run import TrainedRun
 
 FOLDS = "folds.csv"
 
@@ -32,7 +32,7 @@ def print_cohort(cohort: Cohort, left_out: str) -> None:
 
 def print_run(out: Path, folder: Path, cohort: Cohort, trained: TrainedRun) -> None:
     """What was trained and chosen, where it is, and the next commands."""
-    from medconv.training.choice import RunChoice
+    from medconv.training.figures.choice import RunChoice
 
     row = trained.rows[trained.epoch]
     print(
@@ -48,8 +48,8 @@ def print_run(out: Path, folder: Path, cohort: Cohort, trained: TrainedRun) -> N
 
 
 def _fold_figures(trained: TrainedRun) -> dict[str, Any]:
-    from medconv.training.metrics import osteoporosis_auc
-    from medconv.training.readout import softmax
+    from medconv.training.figures.metrics import osteoporosis_auc
+    from medconv.training.runs.readout import softmax
 
     row = trained.rows[trained.epoch]
     answers = softmax(trained.predictions.logits)
@@ -63,7 +63,7 @@ def _fold_figures(trained: TrainedRun) -> dict[str, Any]:
 
 def write_folds(path: Path, found: Sequence[tuple[str, TrainedRun]]) -> None:
     """One row a fold as CSV."""
-    from medconv.training.run_folder import write_whole
+    from medconv.training.runs.run_folder import write_whole
 
     rows = [{"run": name, **_fold_figures(trained)} for name, trained in found]
     text = io.StringIO(newline="")

@@ -12,7 +12,7 @@ def run_export(options: argparse.Namespace) -> int:
     """Pack, check and describe. Raises UsageError, InputRefused."""
     if options.out.suffix != ".npz":
         raise UsageError("weights_name", f"'{options.out.name}' does not end in .npz.", "Give --out NAME.npz.")
-    from medconv.training.export import export_run
+    from medconv.training.runs.export import export_run
 
     console.say("Packing, and checking on simulated vertebrae")
     try:

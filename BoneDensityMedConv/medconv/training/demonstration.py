@@ -20,19 +20,21 @@ import torch
 from medconv import weights
 from medconv.config import CLASS_ORDER, ModelCard, Preprocessing
 from medconv.simulate.cohort import CohortModel
-from medconv.training import assembly, evaluation, model_card
-from medconv.training.baseline import HuCases, can_be_fitted, hu_readers
-from medconv.training.choice import RunChoice, hash_of, hash_of_file
-from medconv.training.crops import CropRequest, CropSet, cached_crops
-from medconv.training.export import folded, half_precision
-from medconv.training.predictions import Predictions
-from medconv.training.readout import as_predictions, network_logits
-from medconv.training.run import TrainedRun, train_run
-from medconv.training.run_folder import BEST, SETTINGS
-from medconv.training.run_log import Printing
-from medconv.training.run_settings import TARGETS, RunSettings
-from medconv.training.sample import Sample, answers_of_run
-from medconv.training.test_readings import record_reading
+from medconv.training import model_card
+from medconv.training.cohorts.crops import CropRequest, CropSet, cached_crops
+from medconv.training.figures import evaluation
+from medconv.training.figures.baseline import HuCases, can_be_fitted, hu_readers
+from medconv.training.figures.choice import RunChoice, hash_of, hash_of_file
+from medconv.training.figures.predictions import Predictions
+from medconv.training.figures.sample import Sample, answers_of_run
+from medconv.training.figures.test_readings import record_reading
+from medconv.training.parts import assembly
+from medconv.training.runs.export import folded, half_precision
+from medconv.training.runs.readout import as_predictions, network_logits
+from medconv.training.runs.run import TrainedRun, train_run
+from medconv.training.runs.run_folder import BEST, SETTINGS
+from medconv.training.runs.run_log import Printing
+from medconv.training.runs.run_settings import TARGETS, RunSettings
 from medconv.types import UsageError
 
 NAME = "medconv-sim-slim"

@@ -33,7 +33,7 @@ from medconv.inference import LoadedModel
 from medconv.network import build_network
 from medconv.simulate.cohort import FEATURES, CohortModel
 from medconv.simulate.l1_case import simulate_l1_case
-from medconv.training.crops import LEVELS, SHARD_SIZE, SPLITS, CropRequest, cached_crops
+from medconv.training.cohorts.crops import LEVELS, SHARD_SIZE, SPLITS, CropRequest, cached_crops
 from medconv.types import Adjustment, FloatArray, L1Case
 from medconv.vertebra_parts import PARTS, vertebra_parts
 

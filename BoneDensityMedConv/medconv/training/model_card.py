@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medconv.config import CLASS_ORDER, ModelCard
-from medconv.training.intervals import told
-from medconv.training.metrics import LABELS
-from medconv.training.reader_comparison import DECISIVE
-from medconv.training.test_readings import times
+from medconv.training.figures.intervals import told
+from medconv.training.figures.metrics import LABELS
+from medconv.training.figures.reader_comparison import DECISIVE
+from medconv.training.figures.test_readings import times
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from medconv.grid import to_image
 from medconv.simulate.l1_case import simulate_l1_case
 from medconv.simulate.scan import Scan
-from medconv.training.cases import Cohort, LabelledCase
+from medconv.training.cohorts.cases import Cohort, LabelledCase
 from medconv.tscore import classify
 from medconv.types import L1Case
 from medconv.volume_io import SIMULATED_MARK

@@ -7,7 +7,7 @@ import numpy as np
 from medconv.config import CLASS_ORDER
 from medconv.mineral import HU_PER_MG_HA
 from medconv.simulate.cohort import CohortModel
-from medconv.training.predictions import Predictions
+from medconv.training.figures.predictions import Predictions
 from medconv.tscore import classify
 
 OVERCONFIDENCE = 1.5

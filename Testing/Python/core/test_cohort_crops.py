@@ -23,12 +23,12 @@ from medconv.cli import main
 from medconv.config import Preprocessing
 from medconv.crop import standardised_crop
 from medconv.simulate.cohort import CohortModel
-from medconv.training import crop_cache
-from medconv.training.authors_loader import ReadEachTime
-from medconv.training.cases import TRAIN, VALIDATION, Cohort
-from medconv.training.cohort_folder import read_cohort
-from medconv.training.crop_cache import cohort_crops, left_out, subset
-from medconv.training.crop_store import CropStore, case_key
+from medconv.training.cohorts import crop_cache
+from medconv.training.cohorts.authors_loader import ReadEachTime
+from medconv.training.cohorts.cases import TRAIN, VALIDATION, Cohort
+from medconv.training.cohorts.cohort_folder import read_cohort
+from medconv.training.cohorts.crop_cache import cohort_crops, left_out, subset
+from medconv.training.cohorts.crop_store import CropStore, case_key
 from medconv.types import InputRefused, MissingRequirement
 
 SMALL = Preprocessing(size_xyz=(24, 28, 20), spacing_mm=3.0)
@@ -195,8 +195,8 @@ from dataclasses import replace
 from pathlib import Path
 from medconv.config import Preprocessing
 from medconv.simulate.cohort import CohortModel
-from medconv.training.cohort_folder import read_cohort
-from medconv.training.crop_cache import cohort_crops
+from medconv.training.cohorts.cohort_folder import read_cohort
+from medconv.training.cohorts.crop_cache import cohort_crops
 
 if __name__ == "__main__":
     cohort = replace(read_cohort(Path(sys.argv[1])), model=CohortModel())

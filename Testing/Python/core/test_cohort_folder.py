@@ -17,9 +17,9 @@ from core.phantom import Phantom, write
 from medconv.config import Preprocessing
 from medconv.crop import standardised_crop
 from medconv.simulate.cohort import CohortModel
-from medconv.training.case_reading import l1_alone, mask_of_l1_alone, read_case
-from medconv.training.cases import TRAIN, VALIDATION, Cohort, LabelledCase
-from medconv.training.cohort_folder import read_cohort, summary
+from medconv.training.cohorts.case_reading import l1_alone, mask_of_l1_alone, read_case
+from medconv.training.cohorts.cases import TRAIN, VALIDATION, Cohort, LabelledCase
+from medconv.training.cohorts.cohort_folder import read_cohort, summary
 from medconv.types import CTVolume, InputRefused, TScoreClass
 
 HEAD = ("SubjectID", "T-score")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from core.cohort_writer import write_csv, write_xlsx
 
-from medconv.training.label_sheet import LabelSheet, read_labels
+from medconv.training.cohorts.label_sheet import LabelSheet, read_labels
 from medconv.types import InputRefused, TScoreClass
 
 NORMAL, OSTEOPENIA, OSTEOPOROSIS = TScoreClass.NORMAL, TScoreClass.OSTEOPENIA, TScoreClass.OSTEOPOROSIS

@@ -12,10 +12,17 @@ from core.cohort_writer import T_SCORES, l1_case, named_cohort, write_case, writ
 from core.phantom import Phantom
 
 from medconv.cli import main
-from medconv.training.cases import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Cohort
-from medconv.training.cohort_folder import read_cohort
-from medconv.training.leaks import check_leaks, check_patients, fingerprint
-from medconv.training.splits import SplitPlan, check_classes, cross_validation, read_splits, split_cohort, write_splits
+from medconv.training.cohorts.cases import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Cohort
+from medconv.training.cohorts.cohort_folder import read_cohort
+from medconv.training.cohorts.leaks import check_leaks, check_patients, fingerprint
+from medconv.training.cohorts.splits import (
+    SplitPlan,
+    check_classes,
+    cross_validation,
+    read_splits,
+    split_cohort,
+    write_splits,
+)
 from medconv.types import InputRefused, TScoreClass, UsageError
 
 PAPER = {"normal": 207, "osteopenia": 136, "osteoporosis": 46}

@@ -110,7 +110,7 @@ def test_too_little_tissue_is_said_and_not_accepted(array: np.ndarray, domain: d
 @pytest.mark.parametrize("seed", range(2001, 2009))
 def test_held_out_scans_of_all_settings_are_accepted(seed: int, domain: dict[str, Any]) -> None:
     """Eight of forty; all forty were looked at when domain.json was made (see the model card)."""
-    from medconv.training.vertebra_segmenter_evaluation import random_scan
+    from medconv.training.vertebrae.vertebra_segmenter_evaluation import random_scan
 
     assert check_domain(random_scan(seed, (60.0, 90.0)).ct, domain) == ""
 

@@ -14,9 +14,9 @@ from sklearn.metrics import recall_score
 
 from medconv.config import CLASS_ORDER
 from medconv.prediction_set import mass_before, prediction_set, set_notes
-from medconv.training import choice, conformal, metrics, test_readings
-from medconv.training.choice import LogitReading, RunChoice, choose_on_validation
-from medconv.training.decision_curve import decision_curve, net_benefit
+from medconv.training.figures import choice, conformal, metrics, test_readings
+from medconv.training.figures.choice import LogitReading, RunChoice, choose_on_validation
+from medconv.training.figures.decision_curve import decision_curve, net_benefit
 from medconv.types import Adjustment, InputRefused, TScoreClass, UsageError
 
 N, P, Q = CLASS_ORDER  # normal, osteopenia, osteoporosis

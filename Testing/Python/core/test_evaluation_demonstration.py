@@ -11,10 +11,11 @@ import torch
 
 from medconv import weights
 from medconv.config import Preprocessing
-from medconv.training import choice, demonstration, metrics, test_readings
-from medconv.training.crops import CropSet
-from medconv.training.readout import network_logits
-from medconv.training.run_settings import RunSettings
+from medconv.training import demonstration
+from medconv.training.cohorts.crops import CropSet
+from medconv.training.figures import choice, metrics, test_readings
+from medconv.training.runs.readout import network_logits
+from medconv.training.runs.run_settings import RunSettings
 
 SMALL = Preprocessing(size_xyz=(24, 24, 20), spacing_mm=4.0)
 

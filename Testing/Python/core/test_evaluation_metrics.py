@@ -23,7 +23,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from medconv.training import calibration, intervals, metrics
+from medconv.training.figures import calibration, intervals, metrics
 
 
 def torchmetrics_classification() -> ModuleType:

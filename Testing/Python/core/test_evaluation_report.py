@@ -17,13 +17,13 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from medconv import cli
 from medconv.mineral import HU_PER_MG_HA
 from medconv.simulate.cohort import CohortModel
-from medconv.training import baseline, evaluation, evaluation_plots, metrics
-from medconv.training.baseline import HuCases, cross_fitted_hu_readers, hu_readers, strongest
-from medconv.training.choice import choose_on_validation
-from medconv.training.evaluation_report import evaluation_page
-from medconv.training.predictions import Predictions
-from medconv.training.reader_comparison import verdict
-from medconv.training.sample import Answers, Sample, answers_of_run, at_own_mix
+from medconv.training.figures import baseline, evaluation, evaluation_plots, metrics
+from medconv.training.figures.baseline import HuCases, cross_fitted_hu_readers, hu_readers, strongest
+from medconv.training.figures.choice import choose_on_validation
+from medconv.training.figures.evaluation_report import evaluation_page
+from medconv.training.figures.predictions import Predictions
+from medconv.training.figures.reader_comparison import verdict
+from medconv.training.figures.sample import Answers, Sample, answers_of_run, at_own_mix
 
 RESAMPLES = 100
 ABOUT = {"source": "a test", "test_readings": [], "warnings": ["A warning."], "hu_fit": "Fitted on others."}

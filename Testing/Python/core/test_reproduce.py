@@ -13,15 +13,16 @@ from sklearn import metrics as sklearn_metrics
 from medconv import volume_io
 from medconv.config import CLASS_ORDER, Preprocessing
 from medconv.simulate.cohort import CohortModel
-from medconv.training import reproduce
-from medconv.training.cases import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Cohort, LabelledCase
-from medconv.training.crops import CropSet
-from medconv.training.paper_runs import Budget, PlannedRow, budget_of, plan_rows
-from medconv.training.paper_tables import CTSPINE1K, TABLES, TOTALSEGMENTATOR
-from medconv.training.predictions import Predictions
-from medconv.training.reproduce import EXTRA, Clock, Data, complete, distinct, load_answers, settle_budget
-from medconv.training.reproduce_document import class_document, table_document
-from medconv.training.reproduce_figures import (
+from medconv.training.cohorts.cases import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Cohort, LabelledCase
+from medconv.training.cohorts.crops import CropSet
+from medconv.training.figures.predictions import Predictions
+from medconv.training.figures.test_readings import readings_of
+from medconv.training.paper import reproduce
+from medconv.training.paper.paper_runs import Budget, PlannedRow, budget_of, plan_rows
+from medconv.training.paper.paper_tables import CTSPINE1K, TABLES, TOTALSEGMENTATOR
+from medconv.training.paper.reproduce import EXTRA, Clock, Data, complete, distinct, load_answers, settle_budget
+from medconv.training.paper.reproduce_document import class_document, table_document
+from medconv.training.paper.reproduce_figures import (
     Patients,
     adjusted,
     disagreement,
@@ -30,10 +31,9 @@ from medconv.training.reproduce_figures import (
     smallest_significant_difference,
     smallest_unpaired_difference,
 )
-from medconv.training.reproduce_masks import dice, spoil, with_masks, worse_masks
-from medconv.training.reproduce_plots import plot
-from medconv.training.reproduce_report import footnotes, markdown, page, sheet_csv
-from medconv.training.test_readings import readings_of
+from medconv.training.paper.reproduce_masks import dice, spoil, with_masks, worse_masks
+from medconv.training.paper.reproduce_plots import plot
+from medconv.training.paper.reproduce_report import footnotes, markdown, page, sheet_csv
 from medconv.types import ImageGeometry, InputRefused, UsageError
 
 SMALL = Preprocessing(size_xyz=(10, 10, 8), spacing_mm=8.0)

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medconv.training import assembly
-from medconv.training.paper_notes import NOTES, notes_of
-from medconv.training.paper_runs import (
+from medconv.training.paper.paper_notes import NOTES, notes_of
+from medconv.training.paper.paper_runs import (
     budget_of,
     find_pretrained,
     matches,
@@ -20,8 +19,9 @@ from medconv.training.paper_runs import (
     settings_of,
     with_epochs,
 )
-from medconv.training.paper_tables import CTSPINE1K, FIG4, FIGURES, TABLES, PaperRow, recipe_of
-from medconv.training.reproduce import distinct
+from medconv.training.paper.paper_tables import CTSPINE1K, FIG4, FIGURES, TABLES, PaperRow, recipe_of
+from medconv.training.paper.reproduce import distinct
+from medconv.training.parts import assembly
 from medconv.types import InputRefused, TScoreClass, UsageError
 
 ALL = [(key, row) for key, table in TABLES.items() for row in table.rows]

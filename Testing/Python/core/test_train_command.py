@@ -11,8 +11,8 @@ import torch
 from core.cohort_writer import l1_case, write_case, write_csv
 
 from medconv import cli, evaluate_command
-from medconv.training import loop
-from medconv.training.cases import TEST
+from medconv.training.cohorts.cases import TEST
+from medconv.training.runs import loop
 
 NUMBERS = [n for n in range(18) if n not in (4, 8, 15)]  # five of each class; 4 and 8 hold clipped HU
 QUICK = ["--backbone", "resnet18", "--width", "2", "--size", "16", "16", "16", "--spacing", "5", "--batch-size", "4",

@@ -12,10 +12,10 @@ from core.train_toys import TINY, toy_set, toy_settings
 
 from medconv import weights
 from medconv.config import CLASS_ORDER
-from medconv.training import export
-from medconv.training.choice import RunChoice
-from medconv.training.export import FinishedRun, export_run
-from medconv.training.run import train_run
+from medconv.training.figures.choice import RunChoice
+from medconv.training.runs import export
+from medconv.training.runs.export import FinishedRun, export_run
+from medconv.training.runs.run import train_run
 from medconv.types import InputRefused, UsageError
 
 

@@ -14,13 +14,14 @@ import torch
 from core.train_toys import TINY, toy_set, toy_settings
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from medconv.training import assembly, loop, precision, run_folder, run_log
-from medconv.training.choice import RunChoice
-from medconv.training.predictions import Predictions
-from medconv.training.readout import balanced_nll, class_balanced
-from medconv.training.run import train_run
-from medconv.training.run_folder import load_weights
-from medconv.training.sampling import NO_AUGMENTATION
+from medconv.training.figures.choice import RunChoice
+from medconv.training.figures.predictions import Predictions
+from medconv.training.parts import assembly
+from medconv.training.parts.sampling import NO_AUGMENTATION
+from medconv.training.runs import loop, precision, run_folder, run_log
+from medconv.training.runs.readout import balanced_nll, class_balanced
+from medconv.training.runs.run import train_run
+from medconv.training.runs.run_folder import load_weights
 from medconv.types import InputRefused, MedConvError, UsageError
 
 

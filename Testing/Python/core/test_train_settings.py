@@ -10,9 +10,9 @@ import pytest
 from core.train_toys import toy_settings
 
 from medconv.train_options import add_arguments, settings_of
-from medconv.training import assembly
-from medconv.training.run_settings import PRESETS, RunSettings, preset
-from medconv.training.sampling import NO_AUGMENTATION
+from medconv.training.parts import assembly
+from medconv.training.parts.sampling import NO_AUGMENTATION
+from medconv.training.runs.run_settings import PRESETS, RunSettings, preset
 from medconv.types import UsageError
 
 

@@ -13,9 +13,9 @@ from sklearn.metrics import log_loss
 
 from medconv.config import Preprocessing
 from medconv.simulate import CohortModel
-from medconv.training import crops
-from medconv.training.crops import CropRequest, CropSet, cached_crops, simulate_crop
-from medconv.training.loss import BalancedCrossEntropy, logit_adjusted_cross_entropy
+from medconv.training.cohorts import crops
+from medconv.training.cohorts.crops import CropRequest, CropSet, cached_crops, simulate_crop
+from medconv.training.parts.loss import BalancedCrossEntropy, logit_adjusted_cross_entropy
 
 SMALL = Preprocessing(size_xyz=(24, 24, 20), spacing_mm=4.0)
 PRIOR = (0.5, 0.4, 0.1)

@@ -11,8 +11,8 @@ from torch import nn
 
 from medconv.config import Architecture
 from medconv.network import build_network
-from medconv.training import backbones, vit
-from medconv.training.backbones import BACKBONES
+from medconv.training.parts import backbones, vit
+from medconv.training.parts.backbones import BACKBONES
 from medconv.types import MissingRequirement, UsageError
 
 CUBE = (32, 32, 32)

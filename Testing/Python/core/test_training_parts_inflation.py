@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from medconv.training import backbones, inflation
-from medconv.training.vit import SIZES, ViT3D, ViTSize
+from medconv.training.parts import backbones, inflation
+from medconv.training.parts.vit import SIZES, ViT3D, ViTSize
 from medconv.types import InputRefused
 
 timm = pytest.importorskip("timm")

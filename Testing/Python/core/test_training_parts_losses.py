@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from scipy import special, stats
 
 from medconv import network, tscore
-from medconv.training import class_losses, heads, loss
-from medconv.training.class_losses import LossSettings
-from medconv.training.heads import HeadSettings, Targets
+from medconv.training.parts import class_losses, heads, loss
+from medconv.training.parts.class_losses import LossSettings
+from medconv.training.parts.heads import HeadSettings, Targets
 from medconv.types import InputRefused, UsageError
 
 COUNTS = (181, 110, 20)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from medconv.training import optimisers
-from medconv.training.optimisers import NAMES, OptimiserSettings, learning_rate_factor, make_optimiser
+from medconv.training.parts import optimisers
+from medconv.training.parts.optimisers import NAMES, OptimiserSettings, learning_rate_factor, make_optimiser
 from medconv.types import MissingRequirement, UsageError
 
 X = torch.linspace(-1.0, 1.0, 24).view(6, 4)

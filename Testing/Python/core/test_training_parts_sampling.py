@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medconv.training import sampling
-from medconv.training.sampling import NO_AUGMENTATION, Augmentation, EpochPlan, augment, batch, plan_epoch
+from medconv.training.parts import sampling
+from medconv.training.parts.sampling import NO_AUGMENTATION, Augmentation, EpochPlan, augment, batch, plan_epoch
 from medconv.types import UsageError
 
 CLASSES = np.repeat([0, 1, 2], [60, 30, 10])

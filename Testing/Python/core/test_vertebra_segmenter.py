@@ -14,12 +14,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("nnunetv2")
 
 from medconv.simulate import simulate_lumbar_ct  # noqa: E402
-from medconv.training import vertebra_segmenter as segmenter  # noqa: E402
-from medconv.training import vertebra_segmenter_data as data  # noqa: E402
-from medconv.training import vertebra_segmenter_evaluation as evaluation  # noqa: E402
-from medconv.training import vertebra_segmenter_folder as folder  # noqa: E402
-from medconv.training import vertebra_segmenter_network as networks  # noqa: E402
-from medconv.training.vertebra_segmenter_loss import dice_and_cross_entropy, supervised_loss  # noqa: E402
+from medconv.training.vertebrae import vertebra_segmenter as segmenter  # noqa: E402
+from medconv.training.vertebrae import vertebra_segmenter_data as data  # noqa: E402
+from medconv.training.vertebrae import vertebra_segmenter_evaluation as evaluation  # noqa: E402
+from medconv.training.vertebrae import vertebra_segmenter_folder as folder  # noqa: E402
+from medconv.training.vertebrae import vertebra_segmenter_network as networks  # noqa: E402
+from medconv.training.vertebrae.vertebra_segmenter_loss import dice_and_cross_entropy, supervised_loss  # noqa: E402
 
 NOTHING = data.Disturbance(
     rotation_deg=0.0, scale=0.0, shift_across=0, reach_beyond=0.0, cut_share=0.0, gain=0.0, offset=0.0, gamma=0.0,
@@ -245,7 +245,7 @@ def test_shipped_folder_is_small_safe_and_says_what_it_is(shipped: Path) -> None
     )
     text = (shipped / "README.md").read_text("utf-8")
     assert "Demonstration, trained on simulated CT only" in text
-    assert "python -m medconv.training.vertebra_segmenter " in text
+    assert "python -m medconv.training.vertebrae.vertebra_segmenter " in text
     described = json.loads((shipped / "dataset.json").read_text("utf-8"))["description"]
     assert described == "Demonstration: trained on simulated CT only. Not for real CT."
 

@@ -23,7 +23,8 @@ import tensorboardX  # noqa: F401 - loaded before the forks
 import torch
 from core.train_toys import toy_set, toy_settings
 
-from medconv.training import assembly, distributed, loop, run, run_folder, run_log
+from medconv.training.parts import assembly
+from medconv.training.runs import distributed, loop, run, run_folder, run_log
 from medconv.types import MedConvError
 
 WRITES = 12  # files that a run of three epochs writes: settings, sheets, weights, checkpoints

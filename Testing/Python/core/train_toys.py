@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from medconv.config import Preprocessing
-from medconv.training.crops import CropSet
-from medconv.training.run_settings import RunSettings
+from medconv.training.cohorts.crops import CropSet
+from medconv.training.runs.run_settings import RunSettings
 
 TINY = Preprocessing(size_xyz=(16, 16, 16), spacing_mm=5.0)
 PRIOR = (0.5, 0.3, 0.2)

@@ -1,0 +1,1 @@
+"""How good a network is: choices on validation, figures with intervals, reports."""

@@ -1,0 +1,1 @@
+"""The demonstration network that names vertebrae."""

@@ -79,7 +79,7 @@ class ResNet3D(nn.Module):
     """3D ResNet with `width` channels after the stem; input (N, C, z, y, x), output (N, outputs).
 
     reading: turns the last layer's outputs into class logits; None hands them over as they are.
-    texture: the stem also sees `local_spread` of every input channel.
+    texture: the stem also sees `local_spread` of every input channel; an input of 2·C channels brings its own.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ResNet3D(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward_features(self, x: Tensor) -> Tensor:
-        if self.texture:
+        if self.texture and x.shape[1] < self.conv1.in_channels:  # else the caller gave the unevenness as well
             x = torch.cat([x, local_spread(x)], dim=1)  # (N, 2·C, z, y, x)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, width, z/4, y/4, x/4)
         for stage in range(self.num_stages):

@@ -21,6 +21,8 @@ from medconv.explanation import explain
 from medconv.explanation_file import load_explanation, save_explanation
 from medconv.inference import LoadedModel
 from medconv.reference_vertebra import ARCH_HU, BODY_HU, DEPTH_MM, average_levels, reference_crop
+from medconv.simulate.l1_case import simulate_l1_case
+from medconv.simulate.scan import Scan
 from medconv.types import Cancelled, MissingRequirement, QualityNote, Severity, UsageError
 from medconv.vertebra_parts import CORE, PARTS, POSTERIOR, SHELL, vertebra_parts
 from medconv.worker import Worker
@@ -307,3 +309,15 @@ def test_a_network_that_sees_the_surroundings_is_said_to(case, parts):
     card = replace(CARD, preprocessing=replace(PREPROCESSING, masked=False))
     found = explain(model(weights_on(parts, CORE), card), case)
     assert [note.code for note in found.notes] == ["surroundings_not_explained"]
+
+
+def test_pieces_of_porous_bone_speak_for_osteoporosis_though_the_network_reads_unevenness() -> None:
+    """A step at a piece's edge looks uneven: the sum of pieces once had the opposite sign of the whole's effect."""
+    scan = Scan(kvp=120.0, slice_thickness_mm=1.5, slice_increment_mm=1.5)
+    case, _ = simulate_l1_case(5, scan=scan, t_score=-4.0)
+    model = LoadedModel.load()
+    assert model.card.architecture.texture
+    found = explain(model, case)
+    whole = found.score - found.reference_score
+    assert whole > 1.0
+    assert 0.5 * whole < found.sum_of_pieces < 2.0 * whole

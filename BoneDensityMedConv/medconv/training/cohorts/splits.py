@@ -159,7 +159,8 @@ def read_splits(path: Path, cohort: Cohort) -> Cohort:
             "splits_differ",
             f"{path.name} and the cohort differ in {len(wrong)} cases (or their split is none of "
             f"{', '.join(SPLIT_NAMES)}): {', '.join(wrong[:10])}.",
-            "Use the splits that were made for this cohort, or split it anew.",
+            "Use the splits that were made for this cohort, or split it anew. A cohort that the run never saw is "
+            "evaluated with its packed weights: medconv weights export, then medconv evaluate COHORT --weights FILE.",
         )
     gone = tuple(LeftOut(case_id, HELD_OUT, HELD_OUT_TEXT) for case_id in ids if splits[case_id] == NOWHERE)
     kept = tuple(case for case in cohort.cases if splits[case.case_id] != NOWHERE)

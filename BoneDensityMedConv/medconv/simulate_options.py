@@ -68,7 +68,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     what.add_argument("--perfect-masks", action="store_true", help="masks without a segmenter's errors")
     beside = p.add_argument_group("instead of a cohort: a real CT beside simulated ones")
     beside.add_argument(
-        "--compare", type=Path, metavar="CT", help="L1's HU, edge and texture; takes --seed, --findings"
+        "--compare",
+        type=Path,
+        metavar="CT",
+        help="L1's HU, edge and texture; takes --kernel, --dose, --findings, --templates",
     )
     beside.add_argument("--mask", type=Path, metavar="MASK", help="label map that holds its L1")
     beside.add_argument("--label", type=int, metavar="N", help="L1's label: 31 TotalSegmentator, 20 VerSe/CTSpine1K")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 
 from medconv.simulated_cohort import Job, run_job
 from medconv.types import MissingRequirement
@@ -26,7 +28,7 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[Mapping[str, float]]
     # "spawn": a forked child of a process that has used torch or OpenMP can hang.
     context = multiprocessing.get_context("spawn")
     with _one_thread_each():
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _leave_interrupts_to_the_parent)
+        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _follow_the_parent)
         futures = [pool.submit(run_job, job) for job in jobs]
     try:
         for future in as_completed(futures):
@@ -62,5 +64,14 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _follow_the_parent() -> None:
+    """Leave Ctrl-C to the parent, and end with it: a parent that is killed can't tell its children."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

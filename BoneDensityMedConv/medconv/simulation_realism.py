@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medconv import RESEARCH_USE_ONLY, console, l1_mask, volume_io
 from medconv.hounsfield import check_hounsfield
-from medconv.simulate.person import PersonSettings
 from medconv.simulate.realism import (
     DEPTH_MM,
     FREQUENCY_STEP,
@@ -23,10 +25,11 @@ from medconv.simulate.realism import (
     simulated_like,
 )
 from medconv.simulate.realism_plot import draw_realism
-from medconv.simulate_options import finding_shares
+from medconv.simulate_options import ANY, plan_of
 from medconv.types import UsageError
 
 COMPARED = 8
+SOFT = "soft"  # the kernel where none is named
 NUMBERS, PICTURE = "realism.json", "realism.png"
 
 
@@ -46,7 +49,7 @@ def run_comparison(options: argparse.Namespace) -> int:
     mask, _ = l1_mask.check(l1_mask.from_labels(labels, geometry, options.label, ct.geometry)[0])
     real = appearance(ct, mask.full_array_zyx().astype(bool))
     simulated: list[Appearance] = []
-    persons = PersonSettings(options.seed, finding_shares=finding_shares(options.findings))
+    persons = replace(plan_of(options).persons, kernel=SOFT if options.kernel == ANY else options.kernel)
     for one, own_mask in simulated_like(ct, real.core_median_hu, persons, COMPARED):
         simulated.append(appearance(one, own_mask))
         console.say(f"Simulated {len(simulated)} of {COMPARED} CTs", len(simulated) / COMPARED)
@@ -55,31 +58,29 @@ def run_comparison(options: argparse.Namespace) -> int:
     numbers = difference(real, simulated)
     document = {
         "research_use": RESEARCH_USE_ONLY,
-        "difference": numbers,
+        "difference": _plain(numbers),
         "bins": {
             "histogram_hu": HISTOGRAM_HU.tolist(),
             "depth_mm": DEPTH_MM.tolist(),
             "percentiles": PERCENTILES,
             "frequency_step_per_mm": FREQUENCY_STEP,
         },
-        "real": _plain(real),
-        "simulated": [_plain(one) for one in simulated],
+        "real": _plain(asdict(real)),
+        "simulated": [_plain(asdict(one)) for one in simulated],
     }
     (out / NUMBERS).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     console.clear()
     for name, value in numbers.items():
-        print(
-            f"  {name.replace('_', ' ')}: {value:.2f}"
-            if "ratio" in name
-            else f"  {name.replace('_', ' ')}: {value:.0f}"
-        )
+        told = f"{value:.2f}" if "ratio" in name else f"{value:.0f} HU"
+        print(f"  {name.removesuffix('_hu').replace('_', ' ')}: {told}")
     print(f"  Picture: {out / PICTURE}\n  Numbers: {out / NUMBERS}")
     return 0
 
 
-def _plain(one: Appearance) -> dict[str, object]:
-    """For JSON, which knows no NaN."""
-    plain: dict[str, object] = {}
-    for name, value in asdict(one).items():
-        plain[name] = [None if np.isnan(v) else v for v in value.tolist()] if isinstance(value, np.ndarray) else value
-    return plain
+def _plain(values: Any) -> Any:
+    """For JSON, which knows no arrays and no NaN."""
+    if isinstance(values, np.ndarray):
+        return [_plain(value) for value in values.tolist()]
+    if isinstance(values, Mapping):
+        return {name: _plain(value) for name, value in values.items()}
+    return None if isinstance(values, float) and math.isnan(values) else values

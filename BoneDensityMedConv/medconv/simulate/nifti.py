@@ -6,6 +6,7 @@ Format: NIfTI-1 (nifti1.h, NIMH 2003); world coordinates are RAS there and LPS h
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -43,8 +44,8 @@ def write_nifti(path: Path, array_zyx: NDArray[Any], geometry: ImageGeometry, de
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file grows until it is whole."""
-    return path.with_name(UNFINISHED + path.name)
+    """Where a file grows until it is whole; its own for each process."""
+    return path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
 
 
 def _header(array_zyx: NDArray[Any], geometry: ImageGeometry, description: str) -> bytes:

@@ -17,7 +17,7 @@ from medconv.mineral import hu_per_mg_ha
 from medconv.simulate import physics
 from medconv.simulate.person import Person, PersonSettings, draw_person
 from medconv.simulate.person_ct import person_ct
-from medconv.simulate.scan import Scan, expected_noise_hu
+from medconv.simulate.scan import Scan, noise_hu
 from medconv.simulate.spine import LABELS
 from medconv.types import BoolArray, CTVolume, FloatArray, ImageGeometry, Vector3
 from medconv.vertebral_body import core_center
@@ -84,7 +84,10 @@ def appearance(ct: CTVolume, mask_zyx: BoolArray) -> Appearance:
 def simulated_like(
     ct: CTVolume, core_median_hu: float, persons: PersonSettings, count: int
 ) -> Iterator[tuple[CTVolume, BoolArray]]:
-    """Persons whose CT has the grid and voltage of `ct` and whose core reads `core_median_hu`, with L1's mask."""
+    """Persons whose CT has the grid and voltage of `ct` and whose core reads `core_median_hu`, with L1's mask.
+
+    `persons` names the kernel and, where the dose is known, the dose.
+    """
     for index in range(count):
         shown = person_ct(_alike(draw_person(persons, index), ct, core_median_hu), FIELD_OF_VIEW_MM)
         yield shown.ct, shown.labels_zyx == LABELS["L1"]
@@ -142,7 +145,8 @@ def _alike(person: Person, ct: CTVolume, core_median_hu: float) -> Person:
     geometry = canonical(np.zeros(ct.geometry.shape_zyx, np.uint8), ct.geometry)[1]
     across, slice_mm = (geometry.spacing_mm_xyz[0] + geometry.spacing_mm_xyz[1]) / 2.0, geometry.spacing_mm_xyz[2]
     kvp = float(np.clip(ct.acquisition.kvp or USUAL_KVP, 80.0, 140.0))
-    scan = Scan(kvp, across, slice_mm, slice_mm, "soft", expected_noise_hu(kvp, slice_mm, "soft"))
+    loud = noise_hu(kvp, slice_mm, person.scan.kernel, person.relative_dose, person.diameter_cm)
+    scan = Scan(kvp, across, slice_mm, slice_mm, person.scan.kernel, loud)
     marrow = physics.marrow_hu(person.patient.marrow_fat_fraction)
     density = max((core_median_hu - marrow) / hu_per_mg_ha(kvp), physics.MINIMUM_DENSITY_MG_HA)
     return replace(person, scan=scan, patient=replace(person.patient, density_mg_ha=density))

@@ -302,15 +302,21 @@ def test_a_folder_with_holes_is_finished_to_the_same_bytes(undisturbed: Path, tm
     assert contents(out) == contents(undisturbed)
 
 
-def test_ctrl_c_ends_quietly_and_the_same_command_goes_on(undisturbed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "stopped"
+def started(out: Path) -> subprocess.Popen[str]:
+    """The command in a process of its own, at work on its second CT or later."""
     command = [sys.executable, "-m", "medconv.cli", "simulate", str(out), *FEW, "--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "BoneDensityMedConv")}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    for _ in range(2400):
+    for _ in range(4800):
         if any((out / "train_data").glob("sim7-*")) or process.poll() is not None:
             break
-        time.sleep(0.05)
+        time.sleep(0.025)
+    return process
+
+
+def test_ctrl_c_ends_quietly_and_the_same_command_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    process = started(out)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     if process.returncode != 0:  # it may have been done before the signal came
@@ -321,6 +327,30 @@ def test_ctrl_c_ends_quietly_and_the_same_command_goes_on(undisturbed: Path, tmp
     assert not list(out.rglob(".unfinished*"))
     assert main(["simulate", str(out), *FEW, "--workers", "1"]) == 0
     assert contents(out) == contents(undisturbed)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc to see a process's children")
+def test_a_killed_command_takes_its_workers_with_it(tmp_path: Path) -> None:
+    process = started(tmp_path / "killed")
+    task = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    children = task.read_text().split() if task.exists() else []
+    assert children or process.poll() == 0  # it may have been done already
+    process.kill()
+    process.communicate(timeout=60)
+    left = children
+    for _ in range(1200):
+        left = [pid for pid in children if Path(f"/proc/{pid}/status").exists() and "zombie" not in _status(pid)]
+        if not left:
+            break
+        time.sleep(0.05)
+    assert not left
+
+
+def _status(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # gone since
+        return "zombie"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from medconv.simulate.template import load_template
 from medconv.simulate.vertebra import LEVEL_SCALE
 from medconv.types import TScoreClass
 
-COHORT_KEY = 4  # apart from the streams (seed, split, case) of `training.crops`, whose splits are 0 to 3
+COHORT_KEY = 4  # apart from the streams (seed, split, case) of the training crops, whose splits are 0 to 3
 STREAMS = (
     "t_score", "patient", "scan", "contrast", "pose", "dose", "findings", "arch", "tissue", "mask", "scanner",
     "lesions", "template", "metal",

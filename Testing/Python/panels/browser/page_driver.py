@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 
 def outline(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where a pixel has the hue of Slicer's bone colour (241, 214, 145), brighter than the mask's light fill."""
+    """Where a pixel has the hue of an outline, brighter than a mask's light fill: Slicer's bone colour (241, 214, 145)
+    or, among named neighbours, the measured vertebra's amber (255, 176, 0)."""
     r, g, b = (pixels[..., i].astype(int) for i in range(3))
-    return (r > 200) & (r - b > 45) & (abs(r - g) < 60)
+    return (r > 200) & (r - b > 45) & (r - g > -60) & (r - g < 90)
 
 
 class PageDriver:

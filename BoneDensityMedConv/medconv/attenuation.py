@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medconv.grid import canonical, to_image
 from medconv.types import Attenuation, BoolArray, ImageGeometry, InputRefused, L1Case, QualityNote, Severity
-from medconv.vertebral_body import FINE_MM, HALF_HEIGHT_MM, depth_inside_mm, find_body, fine_mask
+from medconv.vertebral_body import FINE_MM, HALF_HEIGHT_MM, body_and_depth, extent_of, fine_mask
 
 DEPTH_SEMI_AXIS_FRACTION = 0.25
 WIDTH_SEMI_AXIS_FRACTION = 0.325
@@ -99,13 +99,14 @@ def summary(values_hu: NDArray[np.float64], geometry: ImageGeometry) -> Attenuat
 def trabecular_roi(mask_zyx: BoolArray, geometry: ImageGeometry) -> BoolArray:
     """The region of interest: the voxels of that grid whose centres lie in it; same shape as the mask."""
     fine, fine_geometry = fine_mask(mask_zyx, geometry)
-    body = find_body(fine)
+    voxels, depth_mm = body_and_depth(fine)
+    body = extent_of(voxels)
     depth, height, width = fine.shape
     z, y, x = np.ogrid[:depth, :height, :width]
     across = (x - body.x) * FINE_MM / (WIDTH_SEMI_AXIS_FRACTION * body.width_mm)
     along = (y - body.y) * FINE_MM / (DEPTH_SEMI_AXIS_FRACTION * body.depth_mm)
     cylinder = (across**2 + along**2 <= 1.0) & (np.abs(z - body.z) * FINE_MM <= HALF_HEIGHT_MM)
-    inside = depth_inside_mm(fine) >= EROSION_MM
+    inside = depth_mm >= EROSION_MM
     roi = to_image((cylinder & inside).astype(np.uint8), fine_geometry)
     own_grid = to_image(np.zeros(mask_zyx.shape, np.uint8), geometry)
     own = sitk.Resample(roi, own_grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)

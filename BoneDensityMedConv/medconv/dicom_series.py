@@ -7,22 +7,21 @@ because an image grid has one spacing and right angles. Each is refused by name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from medconv.dicom_tags import acquisition_from_tags, numbers, positive_number
-from medconv.grid import geometry_of
-from medconv.types import Acquisition, CTVolume, FloatArray, InputRefused
+from medconv.ct_source import CTSource
+from medconv.dicom_header import read_header
+from medconv.dicom_slices import SeriesVoxels, all_tags, header_reader, read_slice_headers, unreadable_series
+from medconv.dicom_slices import quiet_warnings as quiet_warnings
+from medconv.dicom_stack import check_stack
+from medconv.types import CTVolume, ImageGeometry, InputRefused
 
-POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
-SERIES_DESCRIPTION, MODALITY, INSTANCE_UID, FRAMES = "0008|103e", "0008|0060", "0008|0018", "0028|0008"
-GAP_TOLERANCE = 0.1  # of the median gap
-TILT_TOLERANCE_DEG = 0.5
+SERIES_UID, SERIES_DESCRIPTION, MODALITY = "0020|000e", "0008|103e", "0008|0060"
 CHOOSE = "Choose one with --series UID."
 
 
@@ -64,7 +63,12 @@ def find_series(folder: Path, uid: str | None = None) -> Series:
 
 def read_series(series: Series, source: str) -> CTVolume:
     """Read a series in slice order. Raises InputRefused for one slice, unreadable files, or an uneven stack."""
-    headers = list({header.instance_uid: header for header in map(_header, series.files)}.values())
+    return open_series(series, source).read()
+
+
+def open_series(series: Series, source: str) -> CTSource:
+    """A series' headers, read and judged, in slice order. Raises as `read_series`, as far as headers can tell."""
+    headers = list({header.instance_uid: header for header in read_slice_headers(series.files)}.values())
     if len(headers) < 2:
         raise InputRefused("single_slice", "The series has a single slice.", "Give a CT with all its slices.")
     headers.sort(key=lambda header: header.height)
@@ -73,132 +77,20 @@ def read_series(series: Series, source: str) -> CTVolume:
         np.array([h.orientation for h in headers]),
         np.array([h.pixel_spacing for h in headers]),
     )
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([header.file_name for header in headers])
-    try:
-        with quiet_warnings():
-            image = reader.Execute()
-    except RuntimeError as error:
-        raise InputRefused(
-            "unreadable",
-            "The DICOM series can't be read: a file is damaged or the slices differ in size.",
-            "Export the series again.",
-        ) from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
+    if len({header.shape_yx for header in headers}) > 1:
+        raise unreadable_series()
+    files = tuple(header.file_name for header in headers)
+    first, last = header_reader(files[0]), header_reader(files[-1])
+    if first.GetNumberOfComponents() != 1:
         raise InputRefused("image_in_colour", "The series is a colour image.", "Choose the original CT series.")
-    return CTVolume(
-        sitk.GetArrayViewFromImage(image), geometry_of(image), headers[0].acquisition, source, keep_alive=image
-    )
-
-
-def check_stack(positions_lps_mm: FloatArray, orientations: FloatArray, pixel_spacings: FloatArray) -> None:
-    """Raise InputRefused unless the slices are alike, parallel, evenly spaced and stacked at right angles.
-
-    positions_lps_mm: shape (slices, 3), in slice order. orientations: shape (slices, 6), row and column directions.
-    pixel_spacings: shape (slices, 2), millimetres.
-    """
-    if np.abs(pixel_spacings - pixel_spacings[0]).max() > 1e-3 * pixel_spacings[0].max():
-        raise InputRefused(
-            "slices_differ", "The slices of the series have different pixel sizes.", "Export the series again."
-        )
-    if np.abs(orientations - orientations[0]).max() > 1e-3:
-        raise InputRefused(
-            "slices_not_parallel",
-            "The slices of the series are not parallel (a scout image among them?).",
-            "Choose a series of parallel slices.",
-        )
-    normal = np.cross(orientations[0, :3], orientations[0, 3:])
-    steps = np.diff(positions_lps_mm, axis=0)
-    gaps = steps @ normal
-    median = float(np.median(np.abs(gaps)))
-    if median < 1e-3 or np.min(np.abs(gaps)) < 1e-3:
-        at = int(np.argmin(np.abs(gaps)))
-        raise InputRefused(
-            "slices_repeated",
-            f"Slices {at + 1} and {at + 2} lie at the same place: the series mixes phases or reconstructions.",
-            "Split the series, or export a single phase.",
-        )
-    worst = int(np.argmax(np.abs(np.abs(gaps) - median)))
-    if abs(abs(gaps[worst]) - median) > GAP_TOLERANCE * median:
-        kind = "slices are missing" if abs(gaps[worst]) > 1.5 * median else "the spacing is uneven"
-        raise InputRefused(
-            "slices_uneven",
-            f"Between slices {worst + 1} and {worst + 2} lie {abs(gaps[worst]):.2f} mm, elsewhere {median:.2f} mm: "
-            f"{kind}.",
-            "Export the complete series again.",
-        )
-    _check_straight(positions_lps_mm, normal, pixel_spacings[0])
-
-
-def _check_straight(positions_lps_mm: FloatArray, normal: FloatArray, pixel_spacing: FloatArray) -> None:
-    """Refuse a tilted stack, and one in which a slice lies beside the line of the others."""
-    whole = positions_lps_mm[-1] - positions_lps_mm[0]
-    tilt = np.degrees(np.arccos(np.clip(abs(whole @ normal) / np.linalg.norm(whole), 0, 1)))
-    if tilt > TILT_TOLERANCE_DEG:
-        raise InputRefused(
-            "gantry_tilt",
-            f"The slices were taken with the gantry tilted by {tilt:.1f} degrees.",
-            "Use a series without tilt, or correct it first (in Slicer: DICOM import, acquisition geometry "
-            "regularisation).",
-        )
-    along = (positions_lps_mm - positions_lps_mm[0]) @ normal
-    expected = positions_lps_mm[0] + np.outer(along / along[-1], whole)
-    aside = np.linalg.norm(positions_lps_mm - expected, axis=1)
-    if aside.max() > 0.5 * pixel_spacing.min():
-        raise InputRefused(
-            "slices_shifted",
-            f"Slice {int(aside.argmax()) + 1} lies {aside.max():.1f} mm beside the line of the others.",
-            "Export the series again; if the table moved, use another reconstruction.",
-        )
-
-
-@dataclass(frozen=True)
-class _Header:
-    file_name: str
-    instance_uid: str
-    position: FloatArray
-    orientation: FloatArray
-    pixel_spacing: FloatArray
-    acquisition: Acquisition
-
-    @property
-    def height(self) -> float:
-        """Millimetres along the slices' normal."""
-        return float(self.position @ np.cross(self.orientation[:3], self.orientation[3:]))
-
-
-def _header(file_name: str) -> _Header:
-    tags = _read_tags(file_name)
-    if (positive_number(tags, FRAMES) or 1) > 1:
-        raise InputRefused(
-            "multi_frame",
-            "The folder holds an enhanced (multi-frame) CT, which is one file.",
-            "Give that file itself instead of the folder.",
-        )
-    values = [numbers(tags, key, n) for key, n in ((POSITION, 3), (ORIENTATION, 6), (PIXEL_SPACING, 2))]
-    if any(value is None for value in values):
-        raise InputRefused(
-            "position_missing",
-            "A slice of the series doesn't say where it lies in the patient.",
-            "Choose an original CT series (not a screenshot or a report).",
-        )
-    position, orientation, spacing = (np.array(value) for value in values)
-    # Without a UID every file stands for itself.
-    uid = tags.get(INSTANCE_UID, "").strip(" \0") or file_name
-    return _Header(file_name, uid, position, orientation, spacing, acquisition_from_tags(tags))
-
-
-def _read_tags(file_name: str) -> dict[str, str]:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file_name)
-    try:
-        with quiet_warnings():
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputRefused(
-            "unreadable", "A file of the series can't be read as DICOM.", "Export the series again."
-        ) from error
-    return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    columns, rows = first.GetSize()[:2]
+    # As ImageSeriesReader has it: the slices are evenly spaced between the first and the last.
+    gap = float(np.linalg.norm(np.subtract(last.GetOrigin(), first.GetOrigin()))) / (len(files) - 1)
+    width, height = first.GetSpacing()[:2]
+    geometry = ImageGeometry((columns, rows, len(files)), (width, height, gap), first.GetOrigin(), first.GetDirection())
+    doubtful = frozenset(z for z, header in enumerate(headers) if not header.is_whole)
+    voxels = SeriesVoxels(files, (rows, columns), first.GetPixelID(), doubtful)
+    return CTSource(geometry, headers[0].acquisition, source, False, voxels, files)
 
 
 def _folders(folder: Path) -> Iterator[Path]:
@@ -207,16 +99,32 @@ def _folders(folder: Path) -> Iterator[Path]:
             yield Path(root)
 
 
-def _series_in(folder: Path) -> Iterator[Series]:
+def _series_in(folder: Path) -> list[Series]:
+    """The series of one folder by a quick look at every file; where that does not settle it, by SimpleITK's search."""
+    files = sorted(str(file) for file in folder.iterdir() if file.is_file())
+    headers = [read_header(file, (SERIES_UID, SERIES_DESCRIPTION, MODALITY)) for file in files]
+    found: dict[str, tuple[list[str], dict[str, str]]] = {}
+    for file, header in zip(files, headers, strict=True):
+        uid = header.tags.get(SERIES_UID, "").strip(" \0") if header else ""
+        if header is None or not header.is_whole or not uid:
+            return _searched(folder)
+        found.setdefault(uid, ([], header.tags))[0].append(file)
+    return [_series(uid, *found[uid]) for uid in sorted(found)]
+
+
+def _searched(folder: Path) -> list[Series]:
+    found = []
     with quiet_warnings():
         uids: Sequence[str] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         for uid in uids:
             files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-            tags = _read_tags(files[0]) if files else {}
             if files:
-                yield Series(
-                    uid, tuple(files), tags.get(SERIES_DESCRIPTION, "").strip(), tags.get(MODALITY, "").strip()
-                )
+                found.append(_series(uid, files, all_tags(header_reader(files[0]))))
+    return found
+
+
+def _series(uid: str, files: Sequence[str], tags: Mapping[str, str]) -> Series:
+    return Series(uid, tuple(files), tags.get(SERIES_DESCRIPTION, "").strip(), tags.get(MODALITY, "").strip())
 
 
 def _merged(found: Sequence[Series]) -> list[Series]:
@@ -233,14 +141,3 @@ def _listing(found: Sequence[Series]) -> str:
         f"{series.uid or '(no UID)'}: {len(series.files)} slices, {series.modality}, {series.description}"
         for series in found
     )
-
-
-@contextmanager
-def quiet_warnings() -> Iterator[None]:
-    """ITK's own warnings off: what they warn of is checked here and said in a person's words."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)

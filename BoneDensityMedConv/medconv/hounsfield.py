@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv.grid import even_sample
 from medconv.types import Acquisition, CTVolume, InputRefused, QualityNote, Severity
 
-SAMPLE_VOXELS = 500_000
 SOFT_TISSUE_HU = (-200.0, 200.0)
 MINIMUM_SOFT_TISSUE = 0.02
 AIR_SEARCH_HU = (-2200.0, -850.0)
@@ -43,7 +43,7 @@ def check_hounsfield(ct: CTVolume) -> list[QualityNote]:
             f"The image is no CT volume but a {', '.join(sorted(projection)).lower()}.",
             "Choose the original axial series.",
         )
-    sample = _sample(ct.array_zyx)
+    sample = np.asarray(even_sample(ct), np.float32)
     _refuse_unless_finite(sample)
     low, high = float(sample.min()), float(sample.max())
     soft = float(np.mean((sample >= SOFT_TISSUE_HU[0]) & (sample <= SOFT_TISSUE_HU[1])))
@@ -116,12 +116,6 @@ def acquisition_notes(acquisition: Acquisition) -> list[QualityNote]:
             QualityNote("sharp_kernel", Severity.WARNING, f"Sharp kernel ({acquisition.kernel}): noise is enhanced.")
         )
     return notes
-
-
-def _sample(array_zyx: NDArray[Any]) -> NDArray[np.float32]:
-    """An even subsample of the volume: about SAMPLE_VOXELS values."""
-    step = max(1, round((array_zyx.size / SAMPLE_VOXELS) ** (1 / 3)))
-    return np.asarray(array_zyx[::step, ::step, ::step], np.float32)
 
 
 def _air_notes(sample: NDArray[np.float32]) -> list[QualityNote]:

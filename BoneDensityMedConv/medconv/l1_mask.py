@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,21 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medconv.grid import index3, to_image
-from medconv.types import BoolArray, ImageGeometry, Index3, InputRefused, L1Mask, QualityNote, Severity, UsageError
+from medconv.types import (
+    BoolArray,
+    ImageGeometry,
+    Index3,
+    InputRefused,
+    L1Mask,
+    MedConvError,
+    QualityNote,
+    Severity,
+    UsageError,
+)
 from medconv.vertebrae import LABEL_MAPS
 from medconv.vertebral_body import MINOR_PIECE_FRACTION, VOLUME_RANGE_ML
 
+LabelSlices = Callable[[], Iterable[NDArray[Any]]]
 _TOTALSEGMENTATOR, _VERSE = LABEL_MAPS["totalsegmentator"]["L1"], LABEL_MAPS["verse"]["L1"]
 USUAL_NUMBERS = f"{_TOTALSEGMENTATOR} in TotalSegmentator's maps, {_VERSE} in VerSe/CTSpine1K's"
 
@@ -30,10 +42,19 @@ def from_labels(
     Returns the mask and a note if it had to be resampled.
     Raises InputRefused (label absent, mask elsewhere in space) and UsageError (no label given, several present).
     """
-    wanted = _only_label(labels_zyx) if label is None else label
-    if wanted < 1:
-        raise UsageError("label_not_positive", f"Label {wanted} can't be L1: 0 is the background.", "Give 1 or more.")
-    block, start = _cut_label(labels_zyx, wanted)
+    return from_slices(lambda: labels_zyx, geometry, label, ct_geometry, source)
+
+
+def from_slices(
+    read: LabelSlices, geometry: ImageGeometry, label: int | None, ct_geometry: ImageGeometry, source: str = ""
+) -> tuple[L1Mask, list[QualityNote]]:
+    """As `from_labels`, from slices that come one after the other: of the map no more than L1 is kept.
+
+    read: gives all slices, shape (y, x), in order; it is called again only for a message.
+    """
+    if label is not None and label < 1:
+        raise UsageError("label_not_positive", f"Label {label} can't be L1: 0 is the background.", "Give 1 or more.")
+    block, start = _cut_label(read, label)
     if geometry.same_grid_as(ct_geometry):
         return L1Mask(block, start, ct_geometry, source), []
     x, y, z = (int(n) for n in block.shape[::-1])
@@ -100,39 +121,56 @@ def center_lps_mm(mask: L1Mask) -> tuple[float, float, float]:
     return float(center[0]), float(center[1]), float(center[2])
 
 
-def _only_label(labels_zyx: NDArray[Any]) -> int:
-    present = _labels_present(labels_zyx)
-    if len(present) == 1:
-        return present[0]
-    if not present:
-        raise InputRefused("mask_empty", "The mask is empty.", "Choose a mask that holds L1.")
+def _cut_label(read: LabelSlices, label: int | None) -> tuple[BoolArray, Index3]:
+    """The bounding box of one label, or of the only one, and its first voxel in the map."""
+    pieces: list[tuple[int, int, int, BoolArray]] = []  # z, y, x of a slice's own box, and the box
+    wanted, others = label, False
+    for z, values in enumerate(read()):
+        if wanted is None:
+            if not values.any():
+                continue
+            wanted = int(values.max())
+        inside = values == wanted
+        others = others or (label is None and np.count_nonzero(inside) != np.count_nonzero(values))
+        if inside.any():
+            ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+            y, x = int(ys[0]), int(xs[0])
+            pieces.append((z, y, x, inside[y : ys[-1] + 1, x : xs[-1] + 1].copy()))
+    if not pieces or others:
+        raise _not_found(label, _labels_present(read()))
+    z0, y0, x0 = pieces[0][0], min(y for _, y, _, _ in pieces), min(x for _, _, x, _ in pieces)
+    rows = max(y + len(inside) for _, y, _, inside in pieces) - y0
+    columns = max(x + inside.shape[1] for _, _, x, inside in pieces) - x0
+    block = np.zeros((pieces[-1][0] + 1 - z0, rows, columns), bool)
+    for z, y, x, inside in pieces:
+        block[z - z0, y - y0 : y - y0 + inside.shape[0], x - x0 : x - x0 + inside.shape[1]] = inside
+    return block, (x0, y0, z0)
+
+
+def _not_found(label: int | None, present: list[int]) -> MedConvError:
+    """Why there is no mask: the label is absent, the map is empty, or it holds several and none was named."""
     found = ", ".join(map(str, present[:12]))
-    raise UsageError(
+    if label is not None:
+        return InputRefused(
+            "label_absent",
+            f"Label {label} (L1) is not in the mask; it holds {found or 'nothing'}.",
+            f"Check the label number ({USUAL_NUMBERS}) or that the CT shows L1.",
+        )
+    if not present:
+        return InputRefused("mask_empty", "The mask is empty.", "Choose a mask that holds L1.")
+    return UsageError(
         "label_needed",
         f"The mask holds {len(present)} labels ({found}), so L1 must be named.",
         f"Give its number with --label ({USUAL_NUMBERS}).",
     )
 
 
-def _labels_present(labels_zyx: NDArray[Any]) -> list[int]:
-    return [int(value) for value in np.unique(labels_zyx) if value != 0]
-
-
-def _cut_label(labels_zyx: NDArray[Any], label: int) -> tuple[BoolArray, Index3]:
-    """The bounding box of one label; slice by slice, so that no whole-volume copy is made."""
-    slices = [z for z in range(labels_zyx.shape[0]) if (labels_zyx[z] == label).any()]
-    if not slices:
-        present = _labels_present(labels_zyx)
-        raise InputRefused(
-            "label_absent",
-            f"Label {label} (L1) is not in the mask; it holds {', '.join(map(str, present[:12])) or 'nothing'}.",
-            f"Check the label number ({USUAL_NUMBERS}) or that the CT shows L1.",
-        )
-    z0, z1 = slices[0], slices[-1] + 1
-    slab = labels_zyx[z0:z1] == label
-    rows, columns = np.flatnonzero(slab.any(axis=(0, 2))), np.flatnonzero(slab.any(axis=(0, 1)))
-    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    return slab[:, y0:y1, x0:x1].copy(), (x0, y0, z0)
+def _labels_present(slices: Iterable[NDArray[Any]]) -> list[int]:
+    present: set[int] = set()
+    for values in slices:
+        if values.any():
+            present.update(np.unique(values).tolist())
+    return sorted(int(value) for value in present if value != 0)
 
 
 def _onto_ct_grid(block: BoolArray, geometry: ImageGeometry, ct_geometry: ImageGeometry, source: str) -> L1Mask:

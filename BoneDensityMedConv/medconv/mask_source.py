@@ -128,7 +128,7 @@ def request_of(name: str, options: argparse.Namespace) -> SegmenterRequest:
 def segmenting(time_limit_minutes: float | None) -> Iterator[WorkerClient]:
     """A worker process for as long as the command needs it; ended with all that it started, also by a signal."""
     limit = TIME_LIMIT_S if time_limit_minutes is None else time_limit_minutes * 60
-    with _terminated_like_interrupted(), contextlib.closing(WorkerClient(time_limit_s=limit)) as client:
+    with terminated_like_interrupted(), contextlib.closing(WorkerClient(time_limit_s=limit)) as client:
         yield client
 
 
@@ -170,7 +170,7 @@ def vertebra_name(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM (a batch system's, a service manager's) ends the worker as Ctrl+C does; by itself it would orphan it."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -15,11 +15,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medconv.dot_letters import draw_text, text_size
-from medconv.grid import cut_ct, index3, to_image
+from medconv.grid import cut_from_whole, index3, to_image
+from medconv.neighbourhood import FIELD_OF_VIEW_MM, in_view
 from medconv.types import BoolArray, CTVolume, FloatArray, ImageGeometry, L1Case, Vector3
 
 BONE_WINDOW_HU = (-500.0, 1300.0)  # level 400, width 1800: the usual bone window
-FIELD_OF_VIEW_MM = 140.0
 PIXEL_MM = 0.35
 OUTLINE_RGB = (255, 176, 0)
 LETTER_RGB = (235, 235, 235)
@@ -98,13 +98,7 @@ def png_bytes(picture: NDArray[np.uint8]) -> bytes:
 
 def _around(ct: CTVolume, center_lps_mm: Vector3) -> CTVolume:
     """The block of the CT that the pictures show."""
-    center = ct.geometry.lps_to_index(center_lps_mm)
-    # The cube's corners bound the block in any orientation.
-    half = FIELD_OF_VIEW_MM / 2 * np.abs(np.reshape(ct.geometry.direction, (3, 3))).sum(axis=0)
-    half = half / np.asarray(ct.geometry.spacing_mm_xyz) + 1
-    start = np.maximum(np.floor(center - half), 0).astype(int)
-    stop = np.minimum(np.ceil(center + half) + 1, ct.geometry.size_xyz).astype(int)
-    return cut_ct(ct, index3(start), index3(stop - start))
+    return cut_from_whole(ct, *in_view(ct.whole_geometry, center_lps_mm))
 
 
 def _mask_image(region: Region) -> sitk.Image:

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medconv.types import MissingRequirement
+from medconv.user_folders import cache_folder as cache_folder
 
 PACKAGE = "totalsegmentator==2.18.0"
 ARCHIVE = "totalsegmentator-2.18.0.tar.gz"
@@ -32,18 +33,6 @@ MEMBER_SHA256 = {
     CT_MEMBER: "dbd3ae6d614d1d7ef3a46925c30c70038ed52da6b37fdd6afdc7b9b71387e3e1",
     MASK_MEMBER: "1dee90b23f201480e42211527b1e3acefd99c22e21291ef319a95d0b460d7376",
 }
-
-
-def cache_folder(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """This user's folder for what can be fetched or computed again; MEDCONV_CACHE overrides it."""
-    if environment.get("MEDCONV_CACHE"):
-        return Path(environment["MEDCONV_CACHE"])
-    if platform == "win32" and environment.get("LOCALAPPDATA"):
-        return Path(environment["LOCALAPPDATA"]) / "medconv" / "Cache"
-    if platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "medconv"
-    base = environment.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "medconv"
 
 
 def extract_member(name: str, cache_dir: Path | None = None, download: bool = True) -> Path:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medconv.attenuation import EROSION_MM, refuse_metal
 from medconv.grid import canonical, to_image
 from medconv.types import Attenuation, BoolArray, ImageGeometry, L1Case, QualityNote, Severity
-from medconv.vertebral_body import UprightBody, depth_inside_mm, upright_body
+from medconv.vertebral_body import UprightBody, upright_body
 
 # Where the heights are taken, as shares of the body's depth from its front; the outermost tenth is rim and osteophyte.
 ANTERIOR, MIDDLE, POSTERIOR = (0.10, 0.25), (0.40, 0.60), (0.75, 0.90)
@@ -137,7 +137,7 @@ def mask_slice_mm(case: L1Case) -> float:
 
 def trabecular_voxels(body: UprightBody, geometry: ImageGeometry) -> BoolArray:
     """The voxels of the CT's grid in the whole body, 3 mm below its surface; shape of that grid."""
-    inside = body.body_zyx & (depth_inside_mm(body.mask_zyx >= 0.5) >= EROSION_MM)
+    inside = body.body_zyx & (body.depth_mm_zyx >= EROSION_MM)
     own_grid = to_image(np.zeros(geometry.shape_zyx, np.uint8), geometry)
     image = to_image(inside.astype(np.uint8), body.geometry)
     own = sitk.Resample(image, own_grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)

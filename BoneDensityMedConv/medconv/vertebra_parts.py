@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medconv.grid import to_image
 from medconv.types import BoolArray, ImageGeometry
-from medconv.vertebral_body import body_mask, depth_inside_mm, distance_mm, fine_mask
+from medconv.vertebral_body import body_and_depth, distance_mm, fine_mask
 
 CORE, SHELL, POSTERIOR = 1, 2, 3
 PARTS = {CORE: "trabecular core", SHELL: "cortical shell and endplates", POSTERIOR: "posterior elements"}
@@ -43,7 +43,7 @@ def vertebra_parts(mask_zyx: BoolArray, geometry: ImageGeometry, target: ImageGe
     touches it; all else of the mask are the posterior elements.
     """
     fine, fine_geometry = fine_mask(mask_zyx, geometry)
-    body, depth = body_mask(fine), depth_inside_mm(fine)
+    body, depth = body_and_depth(fine)
     parts = np.full(fine.shape, POSTERIOR, np.uint8)
     parts[distance_mm(body) <= RIM_MM] = SHELL
     parts[body & (depth >= CORE_DEPTH_MM)] = CORE

@@ -51,11 +51,13 @@ class UprightBody:
     """A vertebra on a 1 mm grid of its own: x to its left, y to its back, z along the axis of its body.
 
     `mask_zyx`: share of each voxel that the vertebra fills, 0 to 1; `body_zyx`: the body without the arch;
-    `geometry`: that grid in LPS millimetres; `middle_xyz`: the body's centre, in its voxels.
+    `depth_mm_zyx`: of each voxel below the vertebra's surface; `geometry`: that grid in LPS millimetres; `middle_xyz`:
+    the body's centre, in its voxels.
     """
 
     mask_zyx: NDArray[np.float32]
     body_zyx: BoolArray
+    depth_mm_zyx: NDArray[np.float32]
     geometry: ImageGeometry
     middle_xyz: FloatArray
 
@@ -80,7 +82,11 @@ def find_body(fine_zyx: BoolArray) -> BodyExtent:
 
     Raises InputRefused if what the opening leaves has not the size of a vertebral body.
     """
-    body = body_mask(fine_zyx)
+    return extent_of(body_mask(fine_zyx))
+
+
+def extent_of(body: BoolArray) -> BodyExtent:
+    """Place and size of a body that `body_and_depth` gave. Raises as `find_body`."""
     z, _, x = (float(i.mean()) for i in np.nonzero(body))
     near_middle = _band(body.shape[0], z, HALF_HEIGHT_MM)
     y_front, depth = _runs(body[near_middle][:, :, _band(body.shape[2], x, MIDLINE_MM)], axis=1)
@@ -100,11 +106,23 @@ def find_body(fine_zyx: BoolArray) -> BodyExtent:
 
 
 def body_mask(fine_zyx: BoolArray) -> BoolArray:
-    """The voxels of the body, without the arch; its edges are rounded by the opening."""
-    inside_mm = depth_inside_mm(fine_zyx)
+    """The voxels of the body, without the arch; its edges are rounded by the opening. Raises InputRefused."""
+    return body_and_depth(fine_zyx)[0]
+
+
+def body_and_depth(fine_zyx: BoolArray) -> tuple[BoolArray, NDArray[np.float32]]:
+    """`body_mask` and `depth_inside_mm` of the whole mask, which it needs anyway. Raises InputRefused."""
+    if not fine_zyx.any():
+        raise _body_not_found("the mask is thinner than 1 mm everywhere")
+    held = tuple(slice(max(int(i.min()) - 1, 0), int(i.max()) + 2) for i in np.nonzero(fine_zyx))  # distances fit in
+    near = fine_zyx[held]
+    inside_mm = depth_inside_mm(near)
     radius_mm = OPENING_FRACTION * float(inside_mm.max())
     core = np.asarray(inside_mm >= radius_mm)
-    return fine_zyx & (distance_mm(_piece_at(core, int(inside_mm.argmax()))) <= radius_mm)
+    body, depth_mm = np.zeros_like(fine_zyx), np.zeros(fine_zyx.shape, np.float32)
+    body[held] = near & (distance_mm(_piece_at(core, int(inside_mm.argmax()))) <= radius_mm)
+    depth_mm[held] = inside_mm
+    return body, depth_mm
 
 
 def upright_body(mask_zyx: BoolArray, geometry: ImageGeometry) -> UprightBody:
@@ -120,13 +138,13 @@ def upright_body(mask_zyx: BoolArray, geometry: ImageGeometry) -> UprightBody:
         grid = _frame(center, axes)
         target = to_image(np.zeros(grid.shape_zyx, np.uint8), grid)
         mask = sitk.GetArrayFromImage(sitk.Resample(source, target, sitk.Transform(), sitk.sitkLinear, 0.0))
-        body = body_mask(mask >= 0.5)
+        body, depth_mm = body_and_depth(mask >= 0.5)
         middle = np.argwhere(body).mean(axis=0)[::-1]
         slope = _tilt(body, middle)
         if np.hypot(*slope) < STRAIGHT_ENOUGH:
             break
         center, axes = grid.index_to_lps(middle), _turned(axes, slope)
-    return UprightBody(mask, body, grid, middle)
+    return UprightBody(mask, body, depth_mm, grid, middle)
 
 
 def _frame(center_lps_mm: FloatArray, axes: FloatArray) -> ImageGeometry:

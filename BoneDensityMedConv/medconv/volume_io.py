@@ -5,10 +5,14 @@ The voxels stay as they are stored, on the file's own grid; orientation travels 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import locale
 import math
 import os
 import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from medconv.dicom_series import find_series, read_series
+from medconv.block_file import write_block
+from medconv.ct_source import DTYPES, CTSource, ImageVoxels, Voxels
+from medconv.dicom_series import Series, find_series, open_series
 from medconv.dicom_tags import acquisition_from_tags
-from medconv.grid import geometry_of, to_image
-from medconv.types import CTVolume, ImageGeometry, Index3, InputRefused
+from medconv.file_layout import layout_of
+from medconv.grid import to_image
+from medconv.types import CTVolume, ImageGeometry, Index3, InputRefused, L1Mask
 
 SIMULATED_MARK = "medconv simulated CT"  # stands in NIfTI's description field of every CT that medconv made itself
 
@@ -31,9 +38,20 @@ def read_ct(path: str | Path, series_uid: str | None = None) -> CTVolume:
     Raises InputRefused if there is nothing readable, the image isn't a single 3D volume, or the slices of a series
     are missing, uneven or tilted.
     """
+    return open_ct(path, series_uid).read()
+
+
+def open_ct(path: str | Path, series_uid: str | None = None, files: Sequence[str] | None = None) -> CTSource:
+    """A CT's headers, read and judged; its voxels wait for `CTSource.read` or `read_around`.
+
+    files: of the DICOM series, where they are known; the folder is then not searched.
+    Raises InputRefused as `read_ct`, as far as headers and the files' sizes can tell.
+    """
     path = _existing(path)
+    if files:
+        return open_series(Series(series_uid or "", tuple(files), "", ""), source=path.name)
     if path.is_dir():
-        return read_series(find_series(path, series_uid), source=path.name)
+        return open_series(find_series(path, series_uid), source=path.name)
     reader = _reader(path)
     tags = _tags(reader)
     if _is_single_dicom_slice(tags):
@@ -44,16 +62,23 @@ def read_ct(path: str | Path, series_uid: str | None = None) -> CTVolume:
         )
     _check_volume(reader, path)
     _check_complete(path, tags)
-    image = _execute(reader, path)
+    geometry = _geometry(reader)
     description = tags.get("descrip", "") + tags.get("description", "")
-    return CTVolume(
-        sitk.GetArrayViewFromImage(image),
-        geometry_of(image),
-        acquisition_from_tags(tags),
-        source=path.name,
-        is_simulated=SIMULATED_MARK in description,
-        keep_alive=image,
-    )
+    is_simulated = SIMULATED_MARK in description
+    return CTSource(geometry, acquisition_from_tags(tags), path.name, is_simulated, _voxels(reader, path, geometry))
+
+
+def _geometry(reader: sitk.ImageFileReader) -> ImageGeometry:
+    return ImageGeometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def _voxels(reader: sitk.ImageFileReader, path: Path, geometry: ImageGeometry) -> Voxels:
+    dtype = DTYPES.get(reader.GetPixelID())
+    layout = layout_of(path, geometry.shape_zyx, np.dtype(dtype)) if dtype else None
+    if layout is None:
+        return ImageVoxels(reader, lambda reader: _execute(reader, path))
+    layout.check_size()
+    return layout
 
 
 def check_file(path: str | Path) -> Index3:
@@ -72,11 +97,24 @@ def check_file(path: str | Path) -> Index3:
     return int(size[0]), int(size[1]), len(files) if path.is_dir() else int(size[2])
 
 
-def read_labels(path: str | Path) -> tuple[NDArray[Any], ImageGeometry, object]:
-    """A label map: integer labels (z, y, x), their grid, and the owner of the memory (keep it while in use).
+@dataclass(frozen=True)
+class LabelSource:
+    """A label map whose header has been read and judged, and whose labels are still in its file."""
 
-    Raises InputRefused if the file can't be read as a 3D label map.
-    """
+    geometry: ImageGeometry
+    voxels: Voxels
+
+    def slices(self) -> Iterator[NDArray[Any]]:
+        """Every slice in order, shape (y, x), as whole numbers; each is valid until the next one is asked for.
+
+        Raises InputRefused if the file is cut off or damaged, or holds no labels.
+        """
+        for _, values in self.voxels.slices(range(self.geometry.size_xyz[2])):
+            yield _whole_numbers(values)
+
+
+def open_labels(path: str | Path) -> LabelSource:
+    """A label map's header. Raises InputRefused if the file can't be a 3D label map."""
     path = _existing(path)
     if path.is_dir():
         raise InputRefused(
@@ -85,23 +123,61 @@ def read_labels(path: str | Path) -> tuple[NDArray[Any], ImageGeometry, object]:
     reader = _reader(path)
     _check_volume(reader, path)
     _check_complete(path, _tags(reader))
-    image = _execute(reader, path)
-    values = sitk.GetArrayViewFromImage(image)
-    whole = values.dtype.kind in "iu" or bool(np.all(np.abs(values - np.round(values)) < 1e-3))
-    if not whole or values.min() < 0:
+    geometry = _geometry(reader)
+    return LabelSource(geometry, _voxels(reader, path, geometry))
+
+
+def read_labels(path: str | Path) -> tuple[NDArray[Any], ImageGeometry, object]:
+    """A label map: integer labels (z, y, x), their grid, and the owner of the memory (keep it while in use).
+
+    `open_labels` and `l1_mask.from_slices` find one label without all this memory.
+    Raises InputRefused if the file can't be read as a 3D label map.
+    """
+    source = open_labels(path)
+    if source.voxels.dtype.kind != "f":
+        labels, owner = source.voxels.whole()
+        for values in labels:
+            _whole_numbers(values)
+        return labels, source.geometry, owner
+    labels = np.empty(source.geometry.shape_zyx, np.int32)
+    for place, values in zip(labels, source.slices(), strict=True):
+        place[:] = values
+    return labels, source.geometry, labels
+
+
+def _whole_numbers(values: NDArray[Any]) -> NDArray[Any]:
+    """A slice of labels as integers. Raises InputRefused if it is something else."""
+    if not values.any():
+        return values if values.dtype.kind != "f" else values.astype(np.int32)
+    rounded = np.rint(values) if values.dtype.kind == "f" else values
+    if values.min() < 0 or not (rounded is values or bool((np.abs(values - rounded) < 1e-3).all())):
         raise InputRefused(
             "not_a_label_map",
             "The mask is no label map: it holds negative or fractional values.",
             "Give a label map with whole numbers (not the CT itself, a probability map or an interpolated mask).",
         )
-    if values.dtype.kind == "f":
-        image = sitk.Cast(sitk.Round(image), sitk.sitkInt32)
-    return sitk.GetArrayViewFromImage(image), geometry_of(image), image
+    return rounded if rounded is values else rounded.astype(np.int32)
 
 
 def write_image(path: Path, array_zyx: NDArray[Any], geometry: ImageGeometry) -> None:
     """Write an array as a compressed image file on that grid; the ending chooses the format."""
     sitk.WriteImage(to_image(array_zyx, geometry), str(path), useCompression=True)
+
+
+def write_mask(path: Path, mask: L1Mask) -> None:
+    """Write a mask on the whole CT's grid as .nii.gz, 1 in the vertebra and 0 elsewhere."""
+    write_block(path, mask.block_zyx.astype(np.uint8), mask.start_xyz, mask.ct_geometry)
+
+
+@contextlib.contextmanager
+def unchanged_locale() -> Iterator[None]:
+    """The process's locale as before: ITK's reader of VTK files and GDCM's writer leave "C", where text is ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        if locale.setlocale(locale.LC_ALL) != before:
+            locale.setlocale(locale.LC_ALL, before)
 
 
 def _existing(path: str | Path) -> Path:
@@ -115,7 +191,8 @@ def _reader(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with unchanged_locale():
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(path, error) from error
     return reader
@@ -123,7 +200,8 @@ def _reader(path: Path) -> sitk.ImageFileReader:
 
 def _execute(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
     try:
-        return reader.Execute()
+        with unchanged_locale():
+            return reader.Execute()
     except RuntimeError as error:
         raise _unreadable(path, error) from error
 

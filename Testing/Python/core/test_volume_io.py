@@ -105,7 +105,7 @@ def test_bad_files_each_get_their_own_code(small, tmp_path):
     refused(tmp_path / "empty", "no_dicom")
     (tmp_path / "text.nii.gz").write_text("no image")
     refused(tmp_path / "text.nii.gz", "unreadable")
-    for suffix, code in ((".nii", "file_cut_off"), (".nii.gz", "file_cut_off"), (".nrrd", "unreadable")):
+    for suffix, code in ((".nii", "file_cut_off"), (".nii.gz", "file_cut_off"), (".nrrd", "file_cut_off")):
         path, _ = write(small, tmp_path, suffix)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         refused(path, code)

@@ -1,4 +1,4 @@
-"""The network on a device: which device, in what precision, and what happens when its memory is full.
+"""The network on a device: which device, which runtime, and the answers as everything else reads them.
 
 Torch is imported inside functions only: Slicer loads this module before torch may be installed.
 """
@@ -6,44 +6,66 @@ Torch is imported inside functions only: Slicer loads this module before torch m
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv import runtimes
 from medconv.config import ModelCard
 from medconv.devices import choose_device
-from medconv.types import InputRefused, MissingRequirement, QualityNote, Severity, TScoreClass
+from medconv.runtimes import choice, memory, trial
+from medconv.runtimes.engine import Engine, memory_note
+from medconv.types import InputRefused, MissingRequirement, QualityNote, TScoreClass
 from medconv.weights import find_model, load_network
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
-
-SLIM_WIDTH = 16
 
 
 class LoadedModel:
     """Weights on a device, ready for one case after another."""
 
-    def __init__(self, card: ModelCard, network: nn.Module, device: str = "cpu") -> None:
+    def __init__(
+        self, card: ModelCard, network: nn.Module, device: str = "cpu", runtime: str = runtimes.REFERENCE
+    ) -> None:
+        """runtime: a name of `runtimes.RUNTIMES`, or "auto" for what is measured to be fastest here."""
         self.card = card
-        self.device = device
-        self._network = network.to(device).eval()
+        network, device, notes = _on_device(network.eval(), device)
+        subject = runtimes.Subject(card.architecture, network, device, input_shape(card))
+        chosen = choice.choose(subject, card.sha256, runtime)
+        self._notes = (*notes, *chosen.notes)
+        self._engine = Engine(subject, chosen.runtime)
 
     @classmethod
-    def load(cls, name_or_file: str | Path | None = None, device: str = "auto") -> LoadedModel:
+    def load(
+        cls, name_or_file: str | Path | None = None, device: str = "auto", runtime: str = runtimes.AUTO
+    ) -> LoadedModel:
         """Find, verify and load weights (None: the first shipped) and put them on the device.
 
-        Raises MissingRequirement (torch, weights or device not there) and UsageError (unknown device).
+        Raises MissingRequirement (torch, weights, device or runtime not there) and UsageError (unknown name).
         """
         require_torch()
         chosen = choose_device(device)
+        if runtime != runtimes.AUTO:
+            runtimes.check_name(runtime)
         card, path = find_model(name_or_file)
-        return cls(card, load_network(card, path), chosen)
+        return cls(card, load_network(card, path), chosen, runtime)
+
+    @property
+    def device(self) -> str:
+        """The torch device that the last pass ran on."""
+        return self._engine.device
+
+    @property
+    def runtime(self) -> str:
+        """The runtime of the last pass."""
+        return self._engine.name
+
+    def warm_up(self) -> None:
+        """One pass of a made-up crop: after it the next is as fast as all that follow."""
+        self._engine(trial.trial_crops(input_shape(self.card), 1))
 
     def run(self, crop: NDArray[np.float32]) -> tuple[dict[TScoreClass, float], list[QualityNote]]:
         """Logits by class for one crop, shape (channels, z, y, x); if the GPU's memory is full, from the CPU."""
@@ -51,68 +73,34 @@ class LoadedModel:
         return dict(zip(self.card.class_order, logits[0].tolist(), strict=True)), notes
 
     def run_batch(self, crops: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[QualityNote]]:
-        """Logits, shape (n, classes), of crops, shape (n, channels, z, y, x); the CPU stands in as for `run`."""
-        import torch
+        """Logits, shape (n, classes), of crops, shape (n, channels, z, y, x); the CPU stands in as for `run`.
 
-        notes = []
-        batch = torch.from_numpy(np.ascontiguousarray(crops))
-        try:
-            logits = self._forward(batch)
-        except torch.OutOfMemoryError:
-            if self.device == "cpu":
-                raise
-            notes.append(
-                QualityNote(
-                    "gpu_memory_full", Severity.INFO, f"The memory of '{self.device}' was full: MedConv ran on the CPU."
-                )
-            )
-            self._move_to_cpu()
-            logits = self._forward(batch)
+        Any n ≥ 1: as many crops go through at once as `runtimes.memory` allows.
+        """
+        logits, notes = self._engine(crops)
         if not np.isfinite(logits).all():
             raise InputRefused(
                 "network_gave_no_number",
                 "The network's output is not a number.",
                 "Check the weights with 'medconv weights verify', and try --device cpu.",
             )
-        return logits, notes
+        return logits, [*self._notes, *notes]
 
-    def _forward(self, batch: torch.Tensor) -> NDArray[np.float64]:
-        import torch
 
-        with torch.inference_mode(), self._precision(), self._threads():
-            logits = self._network(batch.to(self.device))  # (n, classes)
-        return np.asarray(logits.float().cpu().numpy(), np.float64)
+def input_shape(card: ModelCard) -> tuple[int, int, int, int]:
+    """(channels, z, y, x) of the crops that the weights take."""
+    x, y, z = card.preprocessing.size_xyz
+    return card.preprocessing.channels, z, y, x
 
-    def _precision(self) -> Any:
-        """Half precision on CUDA; float32 elsewhere (bfloat16 was slower on the CPUs measured)."""
-        import torch
 
-        return torch.autocast("cuda", dtype=torch.float16) if self.device.startswith("cuda") else nullcontext()
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """One thread for a slim network on the CPU.
-
-        Its layers are so small that threads only wait for each other: on two cores that other programs keep busy, a
-        pass of width 16 took 1.1 s with two threads and 11 ms with one.
-        """
-        import torch
-
-        before = torch.get_num_threads()
-        slim = self.device == "cpu" and self.card.architecture.width <= SLIM_WIDTH
-        torch.set_num_threads(1 if slim else before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-    def _move_to_cpu(self) -> None:
-        import torch
-
-        self._network = self._network.to("cpu")
-        self.device = "cpu"
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+def _on_device(network: nn.Module, device: str) -> tuple[nn.Module, str, list[QualityNote]]:
+    """The network where it was asked for, or on the CPU with a note if the GPU's memory can't even hold its weights."""
+    try:
+        return network.to(device), device, []
+    except RuntimeError as error:
+        if device == "cpu" or not memory.is_full(error):
+            raise
+    return network.to("cpu"), "cpu", [memory_note(device)]
 
 
 def require_torch() -> None:

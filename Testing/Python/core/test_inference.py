@@ -1,4 +1,4 @@
-"""Devices: the choice, and what happens when a GPU's memory is full, shown with a network that says it is."""
+"""Devices, full memory, failing runtimes: what `LoadedModel` answers and says, shown with networks that fail."""
 
 from dataclasses import replace
 
@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from medconv import inference
-from medconv.config import Architecture
+from medconv import inference, runtimes
+from medconv.config import Architecture, Preprocessing
 from medconv.devices import choose_device
 from medconv.inference import LoadedModel
+from medconv.runtimes import choice, memory, threads
+from medconv.runtimes.engine import Engine
+from medconv.runtimes.runtime import CannotRun, Runtime, Subject
 from medconv.types import InputRefused, MissingRequirement, UsageError
+from medconv.weights import find_model, load_network
 
 CROP = np.random.default_rng(0).random((1, 32, 32, 32), np.float32)
+CROPS = np.stack([CROP * level for level in (1.0, 0.8, 0.6, 0.4, 0.2)])
+SHAPE = (1, 32, 32, 32)
 
 
 @pytest.fixture
@@ -23,10 +29,27 @@ def model(only_untrained):
 def test_logits_are_the_networks_own(model):
     logits, notes = model.run(CROP)
     with torch.inference_mode():
-        expected = model._network(torch.from_numpy(CROP)[None])[0].numpy()
+        expected = load_network(*find_model("untrained"))(torch.from_numpy(CROP)[None])[0].numpy()
     assert list(logits) == list(model.card.class_order)
     assert np.array_equal(np.array(list(logits.values()), np.float32), expected)
     assert notes == []
+
+
+def test_a_slim_network_runs_by_the_reference_without_a_measurement(only_untrained, monkeypatch):
+    monkeypatch.setattr(choice, "measure", lambda *args: pytest.fail("measured"))
+    model = LoadedModel.load("untrained", "cpu", "auto")
+    model.warm_up()
+    assert (model.device, model.runtime) == ("cpu", "eager")
+
+
+@pytest.mark.parametrize("name", ["openvino", "onednn"])
+def test_a_named_runtime_answers_as_the_reference(only_untrained, model, name):
+    if name not in runtimes.available("cpu"):
+        pytest.skip(f"{name} is not installed")
+    named = LoadedModel.load("untrained", "cpu", name)
+    logits, notes = named.run_batch(CROPS)
+    assert (named.runtime, notes) == (name, [])
+    np.testing.assert_allclose(logits, model.run_batch(CROPS)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -40,11 +63,21 @@ def test_auto_takes_the_fastest_device_there(monkeypatch, cuda, mps, expected):
 
 def test_a_device_that_is_not_there_is_said_not_replaced(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingRequirement) as caught:
-        choose_device("cuda")
-    assert caught.value.code == "device_missing"
-    with pytest.raises(UsageError):
-        choose_device("tpu")
+    for wanted in ("cuda", "cuda:0"):
+        with pytest.raises(MissingRequirement) as caught:
+            choose_device(wanted)
+        assert caught.value.code == "device_missing"
+    for wanted in ("tpu", "cuda:", "cuda:x", "cpu:1"):
+        with pytest.raises(UsageError):
+            choose_device(wanted)
+
+
+def test_one_of_several_gpus_is_taken_by_its_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == "cuda:1"
+    with pytest.raises(MissingRequirement, match="cuda:2"):
+        choose_device("cuda:2")
 
 
 def test_missing_torch_is_named_with_its_remedy(monkeypatch):
@@ -54,30 +87,158 @@ def test_missing_torch_is_named_with_its_remedy(monkeypatch):
     assert caught.value.code == "torch_missing"
 
 
-class FullOnGpu(torch.nn.Module):
-    """Raises CUDA's out-of-memory error until it is moved to the CPU."""
+def test_an_unknown_runtime_is_refused_before_weights_are_read(monkeypatch):
+    monkeypatch.setattr(inference, "find_model", lambda name: pytest.fail("weights were looked for"))
+    with pytest.raises(UsageError) as caught:
+        LoadedModel.load(None, "cpu", "warp")
+    assert caught.value.code == "unknown_runtime"
 
-    moved = False
+
+class FullOnGpu(torch.nn.Module):
+    """Raises CUDA's out-of-memory error for more than `room` crops until it is moved to the CPU."""
+
+    def __init__(self, room=0):
+        super().__init__()
+        self.room, self.moved, self.passes = room, False, []
 
     def to(self, device):
-        if device == "cpu":
-            self.moved = True
+        self.moved = device == "cpu"
         return self
 
     def forward(self, x):
-        if not self.moved:
+        self.passes.append(len(x))
+        if not self.moved and len(x) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return torch.tensor([[1.0, 2.0, 3.0]])
+        return x.mean(dim=(2, 3, 4)).repeat(1, 3)
 
 
-def test_a_full_gpu_hands_over_to_the_cpu_with_a_notice(model, monkeypatch):
-    full = LoadedModel(model.card, FullOnGpu(), "meta-gpu")
+@pytest.fixture
+def tensors_stay(monkeypatch):
+    """No GPU here: tensors are not moved to the made-up one."""
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
+
+
+def test_a_full_gpu_hands_over_to_the_cpu_with_a_notice(model, tensors_stay):
+    full = LoadedModel(model.card, FullOnGpu(), "meta-gpu")
     logits, notes = full.run(CROP)
-    assert list(logits.values()) == [1.0, 2.0, 3.0]
+    assert list(logits.values()) == pytest.approx([CROP.mean()] * 3)
     assert [n.code for n in notes] == ["gpu_memory_full"]
     assert full.device == "cpu"
     assert full.run(CROP)[1] == []
+
+
+def test_a_gpu_that_can_not_hold_the_weights_leaves_them_on_the_cpu(model, monkeypatch):
+    class TooLarge(Constant):
+        def to(self, device):
+            if device != "cpu":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self
+
+    loaded = LoadedModel(model.card, TooLarge(), "cuda:1")
+    logits, notes = loaded.run(CROP)
+    assert (list(logits.values()), loaded.device) == ([1.0, 2.0, 3.0], "cpu")
+    assert [n.code for n in notes] == ["gpu_memory_full"]
+    assert "'cuda:1'" in notes[0].message
+
+
+def test_a_gpu_that_holds_two_crops_gets_them_in_twos(model, tensors_stay):
+    network = FullOnGpu(room=2)
+    holds_two = LoadedModel(model.card, network, "meta-gpu")
+    logits, notes = holds_two.run_batch(CROPS)
+    assert network.passes == [5, 2, 2, 1]
+    assert logits[:, 0] == pytest.approx(CROPS.mean(axis=(1, 2, 3, 4)))
+    assert (holds_two.device, notes) == ("meta-gpu", [])
+    holds_two.run_batch(CROPS)
+    assert network.passes[4:] == [2, 2, 1], "it need not fail again to be known"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_a_full_computer_gets_smaller_passes_down_to_one(model, error):
+    passes = []
+
+    class Full(torch.nn.Module):
+        def forward(self, x):
+            passes.append(len(x))
+            if len(x) > 1:
+                raise error
+            return torch.zeros(len(x), 3)
+
+    loaded = LoadedModel(model.card, Full())
+    assert loaded.run_batch(CROPS)[0].shape == (5, 3)
+    assert passes == [5, 2, 1, 1, 1, 1, 1]
+
+
+def test_a_computer_without_memory_for_one_crop_says_so(model):
+    class Full(torch.nn.Module):
+        def forward(self, x):
+            raise MemoryError
+
+    with pytest.raises(MemoryError, match="one crop"):
+        LoadedModel(model.card, Full()).run(CROP)
+
+
+def test_the_split_of_a_batch_moves_no_logit_beyond_rounding(model, monkeypatch):
+    whole, _ = model.run_batch(CROPS)
+    for crops_at_once in (1, 2, 3):
+        monkeypatch.setattr(memory, "crops_at_once", lambda *args, n=crops_at_once: n)
+        split, _ = LoadedModel.load("untrained", "cpu").run_batch(CROPS)
+        np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pass_is_as_large_as_its_estimate_allows():
+    full_width = Architecture()
+    at_64, at_96 = ((1, n, n, n) for n in (64, 96))
+    # By hand: 64 channels, 64³ voxels: 2·64/8 + 39·64/64 + 1 = 56 floats a voxel = 58.7 MB; nine fit into 512 MiB.
+    assert memory.bytes_of_crop(full_width, at_64) == 56 * 64**3 * 4
+    assert memory.crops_at_once(full_width, at_64) == 9
+    assert memory.crops_at_once(full_width, at_96) == 2
+    assert memory.crops_at_once(full_width, (1, 400, 400, 400)) == 1
+    assert memory.crops_at_once(Architecture(width=4), SHAPE) == memory.AT_MOST
+
+
+def subject_of(network, device="cpu"):
+    return Subject(Architecture(width=4), network, device, SHAPE)
+
+
+class Constant(torch.nn.Module):
+    def forward(self, x):
+        return torch.tensor([[1.0, 2.0, 3.0]]).repeat(len(x), 1)
+
+
+def runtime_that(answer):
+    return Runtime("onednn", subject_of(Constant()), answer)
+
+
+def raises(error):
+    def answer(x):
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (raises(ValueError("no such operator")), "ValueError"),
+        (lambda x: torch.full((1, 3), torch.inf), "no number"),
+    ],
+)
+def test_a_runtime_that_fails_later_is_replaced_with_a_note(answer, reason):
+    engine = Engine(subject_of(Constant()), runtime_that(answer))
+    logits, notes = engine(CROP[None])
+    assert logits.tolist() == [[1.0, 2.0, 3.0]]
+    assert [(n.code, str(n.severity)) for n in notes] == [("runtime_failed", "info")]
+    assert "'onednn'" in notes[0].message
+    assert reason in notes[0].message
+    assert engine.name == "eager"
+    assert engine(CROP[None])[1] == notes, "a later case rests on the reference as well"
+
+
+def test_crops_that_a_runtime_was_not_opened_for_go_to_the_reference_without_a_word():
+    answers = iter([raises(CannotRun("opened for other crops")), lambda x: torch.zeros(1, 3)])
+    engine = Engine(subject_of(Constant()), runtime_that(lambda x: next(answers)(x)))
+    assert (engine(CROP[None])[0].tolist(), engine.name) == ([[1.0, 2.0, 3.0]], "eager")
+    assert (engine(CROP[None])[0].tolist(), engine.name) == ([[0.0, 0.0, 0.0]], "onednn")
 
 
 def test_an_output_that_is_no_number_is_refused(model):
@@ -90,7 +251,8 @@ def test_an_output_that_is_no_number_is_refused(model):
     assert caught.value.code == "network_gave_no_number"
 
 
-def test_a_slim_network_runs_on_one_thread_and_gives_the_others_back(model):
+def test_a_slim_network_runs_on_one_thread_and_gives_the_others_back(model, monkeypatch):
+    monkeypatch.delenv(threads.VARIABLE, raising=False)
     seen = []
 
     class Counts(torch.nn.Module):
@@ -108,3 +270,60 @@ def test_a_slim_network_runs_on_one_thread_and_gives_the_others_back(model):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("own", "environment", "expected"),
+    [
+        (1, {}, 1),
+        (2, {}, 2),
+        (4, {}, 3),
+        (64, {}, 16),
+        (4, {"OMP_NUM_THREADS": "4"}, 4),
+        (4, {"MEDCONV_THREADS": "7"}, 7),
+        (4, {"MEDCONV_THREADS": "many"}, 3),
+        (4, {"MEDCONV_THREADS": "0"}, 3),
+    ],
+)
+def test_a_wide_network_leaves_a_core_where_there_are_more_than_two(monkeypatch, own, environment, expected):
+    for name in ("OMP_NUM_THREADS", "MEDCONV_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: own)
+    assert threads.thread_count(Architecture(width=64)) == expected
+    slim = threads.thread_count(Architecture(width=16))
+    assert slim == (7 if environment.get("MEDCONV_THREADS") == "7" else 1)
+
+
+def test_three_equal_channels_are_one_with_the_stems_weights_summed(untrained_card_with):
+    card = untrained_card_with(
+        architecture=Architecture(width=4, in_channels=3), preprocessing=Preprocessing((32, 32, 32), 3.0, channels=3)
+    )
+    assert inference.input_shape(card) == (3, 32, 32, 32)
+    torch.manual_seed(3)
+    network = inference_network(card)
+    named = LoadedModel(card, network, "cpu", "onednn")
+    replicated = CROPS.repeat(3, axis=1)
+    expected, _ = LoadedModel(card, network).run_batch(replicated)
+    logits, notes = named.run_batch(replicated)
+    assert (named.runtime, notes) == ("onednn", [])
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+    coloured = replicated.copy()
+    coloured[:, 1] *= 0.5
+    expected, _ = LoadedModel(card, network).run_batch(coloured)
+    logits, notes = named.run_batch(coloured)
+    assert (named.runtime, notes) == ("eager", [])
+    assert np.array_equal(logits, expected), "channels that differ are the reference's"
+
+
+def inference_network(card):
+    from medconv.network import build_network
+
+    return build_network(card.architecture).eval()
+
+
+@pytest.fixture
+def untrained_card_with(model):
+    return lambda **changes: replace(model.card, **changes)

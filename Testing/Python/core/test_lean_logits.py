@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-pytest.importorskip("nnunetv2")
-
 from core.nnunet_writer import write_model
 
 from medconv.segmenters.lean_logits import largest_output, lean_logits

@@ -25,6 +25,7 @@ from BoneDensityMedConvLib.explanation_actions import ExplanationActions
 from BoneDensityMedConvLib.explanation_run import ExplanationRun
 from BoneDensityMedConvLib.model_choice import ModelChoice
 from BoneDensityMedConvLib.panel_state import PanelState
+from BoneDensityMedConvLib.warm_up import WarmUp
 from BoneDensityMedConvLib.work import Work
 from medconv import RESEARCH_USE_ONLY
 from medconv.segmenter import EXISTING, QUALITIES
@@ -55,6 +56,7 @@ class Presenter(AdjustmentActions, ExplanationActions):
         self._comparison = ComparisonRun(self._state, self._work, slice_logics)
         self._explanation = ExplanationRun(self._state, self._work, slice_logics)
         self._models = ModelChoice()
+        WarmUp(self._state, self._work)
         if on_change:
             self._state.observe(on_change)
         self.set_parameter_node(parameter_node)

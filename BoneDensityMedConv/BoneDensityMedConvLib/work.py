@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from medconv import worker_errors
@@ -21,6 +21,7 @@ class Work:
         self._take: Callable[[Any], None] | None = None
         self._steps: Iterator[tuple[str, float]] | None = None
         self._span: Span = (0.0, 1.0)
+        self._warmed: tuple[str | None, str] | None = None
         self.failed: Callable[[MedConvError], None] = lambda error: None
         self.stage = ""
         self.fraction = 0.0
@@ -52,6 +53,19 @@ class Work:
         self._steps, self._span = steps, span
         self.stage, self.fraction = stage, span[0]
 
+    def warm(self, weights: str | None, device: str) -> None:
+        """Let the worker load weights in the background.
+
+        Nobody asked for it, so that nobody is told what goes wrong: the analysis will tell.
+        """
+        self._warmed = (weights, device)
+        with suppress(OSError, MemoryError):
+            self._worker.warm(weights, device)
+
+    def may_warm(self, weights: str | None, device: str) -> bool:
+        """Whether the worker has nothing to do and has not been told to load these."""
+        return not self.busy and self._warmed != (weights, device)
+
     def poll(self) -> bool:
         """Take up what the worker reported; True if anything happened. What goes wrong is told to `failed`."""
         if self._steps is not None:
@@ -72,6 +86,7 @@ class Work:
         self._steps = None
         if self._take is not None:
             self._take = None
+            self._warmed = None
             self._worker.cancel()
 
     def close(self) -> None:

@@ -3,11 +3,13 @@
 Standard input, one JSON object a line:
     {"command": "analyse", "id": "7", "case": "/path/case.npz", "weights": null, "device": "auto", "adjustment": null}
     {"command": "explain", "id": "7", "case": "/path/case.npz", "weights": null, "device": "auto"}
+    {"command": "warm", "weights": null, "device": "auto"}
     {"command": "segment", "id": "8", "ct": "/path/ct.json", "request": the fields of SegmenterRequest}
     {"command": "weights", "id": "9", "action": "fetch" or "import", "quality", "file", "weights_folder"}
     {"command": "quit"}
 Standard output, one ASCII JSON object a line:
     {"event": "ready"}
+    {"event": "warm", "done": whether all was loaded}
     {"event": "progress", "id", "stage", "fraction"}
     {"event": "result", "id", "result": the document of result.json}
     {"event": "explained", "id", "file": a file of `explanation_file`, beside the case}
@@ -20,12 +22,11 @@ It ends when its standard input closes, also in the middle of a job, so it never
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
-import queue
 import shutil
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -41,6 +42,8 @@ from medconv.report import result_document
 from medconv.segmentation_file import save_segmentation
 from medconv.segmenter import Segmenter, SegmenterRequest
 from medconv.types import Adjustment
+from medconv.worker_commands import Commands
+from medconv.worker_interrupts import Interrupts
 
 PROGRESS_EVERY_S = 0.1
 WHAT = {"analyse": "analysis", "explain": "explanation", "segment": "segmentation", "weights": "work on the weights"}
@@ -55,14 +58,48 @@ class Worker:
         self._model_key: tuple[Any, ...] | None = None
         self._segmenter: Segmenter | None = None
         self._request: SegmenterRequest | None = None
+        self.interrupts = Interrupts()
 
-    def serve(self, commands: Iterable[dict[str, Any]]) -> None:
-        """Answer until the commands end or one says quit."""
+    def serve(self, commands: Iterable[dict[str, Any]], is_waited_for: Callable[[], bool] = lambda: False) -> None:
+        """Answer until the commands end or one says quit.
+
+        is_waited_for: whether a command is there already that comes after the present one.
+        """
         self._emit(event="ready")
         for command in commands:
             if command["command"] == "quit":
                 return
-            self._answer(command)
+            if command["command"] == "warm":
+                self._warm(command, is_waited_for)
+            else:
+                self._answer(command)
+
+    def _warm(self, command: dict[str, Any], is_waited_for: Callable[[], bool]) -> None:
+        """Load what the next analysis needs, in steps that a job does not wait for longer than for its own loading.
+
+        Nobody asked for it, so nobody is told what goes wrong: the job that needs it will tell.
+        """
+        steps: list[Callable[[], object]] = [
+            lambda: importlib.import_module("torch"),
+            lambda: self._load(command.get("weights"), command.get("device") or "auto"),
+            self._run_once,
+        ]
+        done = 0
+        try:
+            for step in steps:
+                if is_waited_for():
+                    break
+                with self.interrupts:
+                    step()
+                done += 1
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - told by the job that meets it
+            if worker_errors.explain(error).code == "out_of_memory":
+                self._model = None
+        self._emit(event="warm", done=done == len(steps))
+
+    def _run_once(self) -> None:
+        if self._model is not None:
+            self._model.warm_up()
 
     def _answer(self, command: dict[str, Any]) -> None:
         """Do one job and tell how it ended, whatever happens in it."""
@@ -74,9 +111,10 @@ class Worker:
             "weights": self._weights,
         }
         try:
-            answer = jobs[kind](command, _Progress(self._emit, job))
+            with self.interrupts:
+                answer = jobs[kind](command, _Progress(self._emit, job))
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever failed is told, not lost
-            told = worker_errors.explain(error, WHAT.get(kind, kind))
+            told = worker_errors.explain(self.interrupts.explains(error), WHAT.get(kind, kind))
             if told is not error:
                 with contextlib.suppress(MemoryError, OSError):
                     traceback.print_exc()
@@ -152,45 +190,6 @@ class _Progress:
         self._emit(event="progress", id=self._job, stage=stage, fraction=float(fraction))
 
 
-class Commands:
-    """The commands of a stream, read by a thread, which therefore notices at once when the stream closes.
-
-    orphaned: called from that thread if it closes while a command is being worked on; it is to end the process.
-    """
-
-    def __init__(self, lines: Iterable[bytes], orphaned: Callable[[], None]) -> None:
-        self._lines, self._orphaned = lines, orphaned
-        self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._read = self._taken = self._finished = 0
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def __iter__(self) -> Commands:
-        return self
-
-    def __next__(self) -> dict[str, Any]:
-        self._finished = self._taken
-        command = self._waiting.get()
-        if command is None:
-            raise StopIteration
-        self._taken += 1
-        return command
-
-    def _listen(self) -> None:
-        for line in self._lines:
-            try:
-                command = json.loads(line)
-            except ValueError:
-                traceback.print_exc()
-                continue
-            self._read += 1
-            self._waiting.put(command)
-            if command["command"] == "quit":
-                return
-        if self._finished < self._read:
-            self._orphaned()
-        self._waiting.put(None)
-
-
 def end_at_once() -> None:
     """End this process and what it started; the application that would remove the private folder is gone."""
     folder = _private_folder()
@@ -219,7 +218,10 @@ def main() -> int:
     lines = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), sys.stdin.fileno())
-    Worker(events).serve(Commands(lines, orphaned=end_at_once))
+    commands = Commands(lines, orphaned=end_at_once)
+    worker = Worker(events)
+    worker.interrupts.install()
+    worker.serve(commands, commands.is_waited_for)
     _remove(_private_folder())
     return 0
 

@@ -85,6 +85,16 @@ class WorkerClient:
         atexit.register(self.close)
         self._process.start()
 
+    def warm(self, weights: str | None = None, device: str = "auto") -> None:
+        """Let the process load weights in the background, so that the next analysis with them answers at once.
+
+        Nothing waits for it and `poll` tells nothing of it; a job that is handed over meanwhile comes before what is
+        not loaded yet. Does nothing while busy. Raises OSError if the process can't be started.
+        """
+        if self._job is None:
+            self.start()
+            self._process.send({"command": "warm", "weights": weights, "device": device})
+
     def analyse(
         self, case: L1Case, weights: str | None = None, device: str = "auto", adjustment: Adjustment | None = None
     ) -> None:

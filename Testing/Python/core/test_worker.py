@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from core import fake_segmenter
 from core.worker_driver import is_running, wait_until
 
 import medconv
-from medconv import pipeline, processes, segmenter
+from medconv import pipeline, processes, segmenter, worker_errors
 from medconv import worker as worker_module
 from medconv.case_file import save_case
 from medconv.ct_file import CTFileWriter
@@ -26,6 +28,8 @@ from medconv.inference import LoadedModel
 from medconv.segmentation_file import load_segmentation
 from medconv.types import InputRefused, SpineSegmentation
 from medconv.worker import Worker
+from medconv.worker_commands import Commands
+from medconv.worker_interrupts import Interrupts
 
 NNUNET = {"kind": "nnunet", "folder": "/models/a"}
 
@@ -72,7 +76,12 @@ def ct_path(tmp_path, vertebra):
 def answers_of(*commands):
     """What a Worker in this process says to these commands, without "ready"."""
     output = io.StringIO()
-    Worker(output).serve(commands)
+    worker, before = Worker(output), signal.getsignal(signal.SIGINT)
+    worker.interrupts.install()
+    try:
+        worker.serve(commands)
+    finally:
+        signal.signal(signal.SIGINT, before)
     return [json.loads(line) for line in output.getvalue().splitlines()][1:]
 
 
@@ -110,6 +119,62 @@ def test_it_answers_case_after_case_like_the_pipeline(worker, vertebra, tmp_path
         assert events[-1]["result"]["logits"] == {str(c): z for c, z in expected.logits.items()}
     ask(command="quit")
     assert process.wait(20) == 0
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """What `LoadedModel.load` is asked for in this process; it gives the weights that are there."""
+    asked, load = [], LoadedModel.load
+
+    def counted(weights=None, device="auto"):
+        asked.append((weights, device))
+        return load(weights, device)
+
+    monkeypatch.setattr(worker_module.LoadedModel, "load", counted)
+    return asked
+
+
+def test_a_warm_worker_answers_with_what_it_has_loaded(only_untrained, loads, vertebra, tmp_path):
+    case = pipeline.prepare(vertebra.ct, vertebra.mask)
+    save_case(tmp_path / "c.npz", case)
+    expected = pipeline.analyse(case, LoadedModel.load(None, "cpu"))
+    loads.clear()
+    analyse = {"command": "analyse", "id": "1", "case": str(tmp_path / "c.npz"), "device": "cpu"}
+    events = answers_of({"command": "warm", "weights": None, "device": "cpu"}, analyse)
+    assert events[0] == {"event": "warm", "done": True}
+    assert events[-1]["result"]["logits"] == {str(c): z for c, z in expected.logits.items()}
+    assert loads == [(None, "cpu")], "once, not again for the case"
+
+
+def test_a_job_that_waits_comes_before_what_is_not_loaded_yet(only_untrained, loads):
+    waiting = iter([False, True])
+    output = io.StringIO()
+    Worker(output).serve([{"command": "warm", "device": "cpu"}], lambda: next(waiting))
+    assert json.loads(output.getvalue().splitlines()[-1]) == {"event": "warm", "done": False}
+    assert loads == []
+
+
+def test_a_command_that_has_arrived_is_noticed_while_another_is_worked_on():
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as lines, os.fdopen(writing, "wb", buffering=0) as sender:
+        commands = Commands(lines, orphaned=lambda: None)
+        sender.write(b'{"command": "warm"}\n')
+        assert next(commands) == {"command": "warm"}
+        assert not commands.is_waited_for()
+        sender.write(b'{"command": "analyse", "id": "1"}\n')
+        wait_until(commands.is_waited_for)
+        assert next(commands)["id"] == "1"
+        assert not commands.is_waited_for()
+
+
+def test_what_goes_wrong_in_a_warm_up_is_told_by_the_job_that_needs_it(only_untrained):
+    warm, job = (
+        {"command": "warm", "weights": "nobody"},
+        {"command": "analyse", "id": "1", "case": "x", "weights": "nobody"},
+    )
+    *_, first, _, last = answers_of(warm, job)
+    assert first == {"event": "warm", "done": False}
+    assert (last["id"], last["code"]) == ("1", "weights_missing")
 
 
 def test_errors_are_told_and_survived(worker, vertebra, tmp_path):
@@ -377,3 +442,54 @@ def test_weights_are_imported_and_fetched_by_the_store(monkeypatch, tmp_path):
         {"event": "done", "id": "1", "text": "Dataset297, Dataset292"},
         {"event": "done", "id": "1", "text": "Dataset297"},
     ]
+
+
+# Interrupts
+
+
+def late_interrupt_then(_ct, _progress):
+    """What OpenBLAS and an extension module do together: SIGINT to this process, and an error at the same moment.
+
+    A C function sets the signal off, and turning its result (0) into Python's own raises, within one call: Python
+    learns of the signal when the error is already on its way.
+    """
+    interrupt = ctypes.PyDLL(None).PyErr_SetInterruptEx
+    interrupt.restype = (1).__truediv__
+    interrupt(signal.SIGINT)
+
+
+@pytest.fixture
+def python_handles_interrupts():
+    """Whatever handler a test installs, pytest's Ctrl+C works after it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_comes_after_the_error_it_caused_is_told_as_one_and_the_worker_goes_on(segment_with):
+    events = segment_with(late_interrupt_then, lambda ct, _: fake_segmenter.dense(ct))
+    answers = [event for event in events if event["event"] != "progress"]
+    assert [(event["id"], event.get("code")) for event in answers] == [("0", "cancelled"), ("1", None)]
+
+
+@pytest.mark.usefixtures("python_handles_interrupts")
+def test_an_interrupt_between_jobs_is_no_ones():
+    interrupts = Interrupts()
+    interrupts.install()
+    with interrupts:
+        pass
+    signal.raise_signal(signal.SIGINT)
+    with interrupts:
+        assert not interrupts.came
+    error = ValueError()
+    assert interrupts.explains(error) is error
+
+
+@pytest.mark.usefixtures("python_handles_interrupts")
+def test_memory_that_ran_out_is_the_reason_also_where_an_interrupt_followed():
+    interrupts = Interrupts()
+    interrupts.install()
+    with pytest.raises(KeyboardInterrupt), interrupts:
+        signal.raise_signal(signal.SIGINT)
+    told = worker_errors.explain(interrupts.explains(MemoryError()))
+    assert told.code == "out_of_memory"

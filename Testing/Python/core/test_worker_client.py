@@ -31,7 +31,7 @@ def say(**event):
     sys.stdout.write(json.dumps(event) + "\\n"); sys.stdout.flush()
 say(event="ready")
 for line in sys.stdin:
-    command = json.loads(line); job = command["id"]
+    command = json.loads(line); job = command.get("id")
 """
 
 
@@ -100,6 +100,41 @@ def test_progress_and_result_arrive_in_order_and_the_process_stays_warm(worker_o
     again = events_of(worker)[-1]
     assert again.document["pid"] == result.document["pid"]
     assert again.document["command"]["weights"] is None
+
+
+def test_warming_up_is_silent_and_is_no_job(worker_of, case):
+    worker = worker_of("""
+        if command["command"] == "warm":
+            warmed = [command["weights"], command["device"]]
+            say(event="warm", done=True)
+        else:
+            say(event="result", id=job, result={"warmed": warmed, "pid": os.getpid()})
+    """)
+    worker.warm("name", "cpu")
+    process_id = worker.process_id
+    assert process_id is not None
+    assert not worker.busy
+    worker.analyse(case)
+    worker.warm("other", "cpu")  # not while there is work
+    assert events_of(worker) == [Result({"warmed": ["name", "cpu"], "pid": process_id})]
+    assert worker.poll() == []
+    worker.close()
+    wait_until(lambda: not is_running(process_id))
+
+
+def test_a_process_that_ends_while_it_warms_up_is_no_failure(worker_of, case, tmp_path):
+    flag = tmp_path / "died"
+    worker = worker_of(f"""
+        if command["command"] == "warm":
+            open({str(flag)!r}, "w").close()
+            os._exit(3)
+        say(event="result", id=job, result={{}})
+    """)
+    worker.warm()
+    wait_until(lambda: flag.exists() and not is_running(worker.process_id or 0))
+    assert worker.poll() == []
+    worker.analyse(case)
+    assert events_of(worker) == [Result({})]
 
 
 def test_an_error_of_the_worker_arrives_as_it_is(worker_of, case):

@@ -131,7 +131,6 @@ def test_a_process_that_ended_by_itself_leaves_no_orphan(segmenting, vertebra, t
 @pytest.fixture(scope="module")
 def network():
     """A client of the true worker with the demonstration network, and how its undisturbed run ends and how long."""
-    pytest.importorskip("nnunetv2")
     worker = WorkerClient()
     ct = phantom(grid((3.0, 3.0, 3.0))).ct
     worker.segment(ct, DEMONSTRATION)

@@ -92,7 +92,6 @@ nnunet.NNUNetModel = Limited
 @pytest.mark.parametrize("when", WITHOUT_MEMORY)
 def test_the_real_network_without_memory_says_so(limited, temporary, vertebra, when: str) -> None:
     """Torch, nnU-Net and the C libraries have their own words for it, or just end; the message is the same."""
-    pytest.importorskip("nnunetv2")
     worker = limited(WITHOUT_MEMORY[when] + "sys.exit(worker.main())")
     worker.segment(vertebra.ct, DEMONSTRATION)
     failure = events_of(worker, within_s=200.0)[-1]

@@ -34,6 +34,7 @@ class FakeWorker:
     """Remembers what it was asked, and reports what `next_events` holds."""
 
     def __init__(self) -> None:
+        self.warmed: list[tuple[str | None, str]] = []
         self.jobs: list[dict[str, Any]] = []
         self.explanations: list[dict[str, Any]] = []
         self.segmentations: list[dict[str, Any]] = []
@@ -42,6 +43,11 @@ class FakeWorker:
         self.cancelled = 0
         self.closed = 0
         self.refuses_with: Exception | None = None
+
+    def warm(self, weights=None, device="auto") -> None:
+        if self.refuses_with is not None:
+            raise self.refuses_with
+        self.warmed.append((weights, device))
 
     def analyse(self, case, weights=None, device="auto", adjustment=None) -> None:
         if self.refuses_with is not None:

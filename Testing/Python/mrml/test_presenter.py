@@ -50,6 +50,44 @@ def probabilities(presenter) -> list[float]:
     return [entry["value"] for entry in presenter.view_model()["result"]["probabilities"]]
 
 
+# Warming up
+
+
+def test_the_worker_is_warmed_once_a_ct_is_there_and_not_before(presenter, loaded, worker):
+    presenter.set_quality("fast")
+    assert worker.warmed == [], "no process and no memory before a CT is chosen"
+    presenter.set_ct(loaded.ct)
+    assert worker.warmed == [(None, "auto")]
+    presenter.set_segmentation(loaded.segmentation)
+    presenter.set_tau2(0.5)
+    assert worker.warmed == [(None, "auto")]
+    assert not presenter.view_model()["busy"], "nothing to wait for, nothing to cancel"
+
+
+def test_other_weights_are_warmed_as_well_and_all_again_after_a_cancel(ready, worker):
+    ready.parameters.device = "cpu"
+    assert worker.warmed == [(None, "auto"), (None, "cpu")]
+    ready.parameters.weights = "untrained"
+    assert worker.warmed[2:] == [("untrained", "cpu")]
+    ready.analyse()
+    assert len(worker.warmed) == 3, "not while there is work"
+    ready.cancel()
+    assert worker.warmed[3:] == [("untrained", "cpu")], "a cancel ends the process"
+    ready.set_ct(None)
+    assert len(worker.warmed) == 4
+
+
+def test_without_torch_or_a_process_there_is_no_warm_up_and_no_word_of_it(presenter, loaded, worker, monkeypatch):
+    with monkeypatch.context() as without:
+        without.setattr(dependencies, "_has", lambda module: module != "torch")
+        presenter.set_ct(loaded.ct)
+        assert worker.warmed == []
+    worker.refuses_with = OSError(12, "no memory")
+    presenter.set_segmentation(loaded.segmentation)
+    assert worker.warmed == []
+    assert presenter.view_model()["message"] is None
+
+
 # Choosing
 
 

@@ -93,14 +93,15 @@ def test_a_structure_is_tagged_so_that_slicer_and_this_module_read_it_back(struc
 
 
 def test_the_codes_are_those_of_totalsegmentators_own_mapping():
-    """Where that package is installed: its table is an independent source."""
-    resources = pytest.importorskip("importlib.resources")
-    package = pytest.importorskip("totalsegmentator")
+    """Its table is an independent source."""
     import csv
+    from importlib import resources
+
+    import totalsegmentator
 
     from medconv import vertebrae
 
-    table = resources.files(package) / "resources" / "totalsegmentator_snomed_mapping.csv"
+    table = resources.files(totalsegmentator) / "resources" / "totalsegmentator_snomed_mapping.csv"
     rows = {row["Structure"]: row for row in csv.DictReader(table.read_text("utf-8").splitlines())}
     prefix = "SegmentedPropertyType"
     compared = 0

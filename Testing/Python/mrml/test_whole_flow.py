@@ -68,6 +68,22 @@ def test_the_panels_answer_is_the_command_lines_answer_in_any_orientation(presen
     assert answers[0]["l1_line"] == answers[1]["l1_line"]
 
 
+def test_the_worker_that_was_warmed_is_the_one_that_answers_and_it_ends_with_the_panel(presenter, load, vertebra):
+    loaded, worker = load(vertebra), presenter._work._worker
+    assert worker.process_id is None
+    presenter.set_ct(loaded.ct)
+    process_id, events = worker.process_id, worker.folder / "events.jsonl"
+    until = time.monotonic() + 120
+    while '"warm"' not in events.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert '{"event": "warm", "done": true}' in events.read_text()
+    assert analysed(presenter, loaded.ct, loaded.segmentation, loaded.segment_id) is not None
+    assert worker.process_id == process_id
+    presenter.close()
+    assert worker.process_id is None
+
+
 def test_cancel_in_the_middle_and_analyse_again(presenter, load, vertebra):
     loaded = load(vertebra)
     presenter.set_ct(loaded.ct)
@@ -256,7 +272,7 @@ def test_cancel_while_segmenting_ends_the_process_and_leaves_the_scene(quick, lo
     quick.poll()
     process, folder = quick.client.process_id, quick.client.folder
     quick.cancel()
-    assert quick.client.process_id is None
+    assert quick.client.process_id != process, "another one is warmed for the next press"
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from medconv.population import Population
 from medconv.types import Adjustment, TScoreClass
 
 CLASS_ORDER = (TScoreClass.NORMAL, TScoreClass.OSTEOPENIA, TScoreClass.OSTEOPOROSIS)
@@ -55,6 +56,7 @@ class ModelCard:
     """One entry of model_weights/manifest.json.
 
     conformal: {"alpha", "threshold"} of `prediction_set`, from validation; empty for weights without one.
+    population: whom they were trained on, as numbers; None for weights that do not tell.
     """
 
     name: str
@@ -73,6 +75,7 @@ class ModelCard:
     simulated_only: bool = True
     validation: Mapping[str, Any] = field(default_factory=dict)
     conformal: Mapping[str, float] = field(default_factory=dict)
+    population: Population | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, in the manifest's own field names."""
@@ -92,6 +95,7 @@ class ModelCard:
         fields["class_prior"] = {TScoreClass(name): float(p) for name, p in fields["class_prior"].items()}
         fields["default_adjustment"] = Adjustment(**fields["default_adjustment"])
         fields["conformal"] = {name: float(v) for name, v in (fields.get("conformal") or {}).items()}
+        fields["population"] = Population.from_json(fields["population"]) if fields.get("population") else None
         card = ModelCard(**fields)
         if set(card.class_prior) != set(CLASS_ORDER) or abs(sum(card.class_prior.values()) - 1) > 1e-3:
             raise ValueError(f"class_prior of {card.name} must name {[str(c) for c in CLASS_ORDER]} and sum to 1")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from medconv import process_tree
 
 FOLDER_PREFIX = "medconv-panel-"
 END_WITHIN_S = 2.0
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MEDCONV_THREADS")
 
 
 def python_executable() -> str:
@@ -54,6 +56,21 @@ def own_group() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """The parallelism is over cases; numpy and torch read these when they are loaded, in the child."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
 def end_tree(process: subprocess.Popen[bytes], folder: Path) -> None:
     """End a process that was started with `own_group`, and all that it started, within two seconds.
 
@@ -86,11 +103,12 @@ def remove_abandoned_folders() -> None:
     """Remove folders of applications that were killed before they could: they may hold parts of a CT."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         owner = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-        if owner.isdigit() and not _is_running(int(owner), folder):
+        if owner.isdigit() and not is_running(int(owner), folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_running(process_id: int, folder: Path) -> bool:
+def is_running(process_id: int, folder: Path) -> bool:
+    """True if a process of that number runs (on Windows: if it still uses the folder)."""
     if sys.platform == "win32":
         # A folder with open files can't be renamed there; os.kill(pid, 0) would send Ctrl+C.
         try:

@@ -9,13 +9,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import connection
 
+from medconv import processes
 from medconv.simulated_cohort import Job, run_job
 from medconv.types import MissingRequirement
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[Mapping[str, float]]:
@@ -27,7 +25,7 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[Mapping[str, float]]
         return
     # "spawn": a forked child of a process that has used torch or OpenMP can hang.
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each():
+    with processes.one_thread_each():
         pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _follow_the_parent)
         futures = [pool.submit(run_job, job) for job in jobs]
     try:
@@ -47,21 +45,6 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[Mapping[str, float]]
                 child.terminate()
         for child in children:
             child.join()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """The parallelism is over patients; numpy reads these when it is loaded, in the child."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def _follow_the_parent() -> None:

@@ -122,8 +122,19 @@ class Acquisition:
 
 
 @dataclass(frozen=True)
+class WholeCT:
+    """The CT that a slab was read from: its grid, and an even sample of all its voxels (`grid.even_sample`)."""
+
+    geometry: ImageGeometry
+    sample_zyx: NDArray[Any] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class CTVolume:
-    """A CT as stored: `array_zyx` in HU on `geometry`. `keep_alive` holds whatever owns the array's memory."""
+    """A CT as stored: `array_zyx` in HU on `geometry`. `keep_alive` holds whatever owns the array's memory.
+
+    slab_of: None if it is the whole CT; else what is known of the CT that it is a slab of, voxel for voxel.
+    """
 
     array_zyx: NDArray[Any]
     geometry: ImageGeometry
@@ -131,10 +142,16 @@ class CTVolume:
     source: str = ""
     is_simulated: bool = False
     keep_alive: object = field(default=None, repr=False, compare=False)
+    slab_of: WholeCT | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if tuple(self.array_zyx.shape) != self.geometry.shape_zyx:
             raise ValueError(f"array {self.array_zyx.shape} does not fit grid {self.geometry.shape_zyx} (z, y, x)")
+
+    @property
+    def whole_geometry(self) -> ImageGeometry:
+        """The grid of the whole CT, on which masks lie."""
+        return self.slab_of.geometry if self.slab_of else self.geometry
 
 
 @dataclass(frozen=True)
@@ -266,7 +283,7 @@ class Prediction:
     """The answer for one case. `logits` are the network's own, unadjusted; classes are keyed by name.
 
     prediction_set: the classes that remain possible (`medconv.prediction_set`); empty if the weights bring no
-    threshold for it.
+    threshold for it. runtime: how the network ran on the device (`medconv.runtimes`).
     """
 
     t_score_class: TScoreClass
@@ -280,3 +297,4 @@ class Prediction:
     device: str
     timing_s: Mapping[str, float]
     prediction_set: tuple[TScoreClass, ...] = ()
+    runtime: str = "eager"

@@ -19,9 +19,10 @@ import torch
 
 from medconv import weights
 from medconv.config import CLASS_ORDER, ModelCard, Preprocessing
+from medconv.population import Population
 from medconv.simulate.cohort import CohortModel
 from medconv.training import model_card
-from medconv.training.cohorts.crops import CropRequest, CropSet, cached_crops
+from medconv.training.cohorts.crops import CropRequest, CropSet, cached_crops, truth_sheets
 from medconv.training.figures import evaluation
 from medconv.training.figures.baseline import HuCases, can_be_fitted, hu_readers
 from medconv.training.figures.choice import RunChoice, hash_of, hash_of_file
@@ -35,6 +36,7 @@ from medconv.training.runs.run import TrainedRun, train_run
 from medconv.training.runs.run_folder import BEST, SETTINGS
 from medconv.training.runs.run_log import Printing
 from medconv.training.runs.run_settings import TARGETS, RunSettings
+from medconv.training.simulated_population import adjusted_answers, population_of
 from medconv.types import UsageError
 
 NAME = "medconv-sim-slim"
@@ -109,7 +111,8 @@ def run_demonstration(settings: DemonstrationSettings, run: Path, crops: Path, o
         **found,
     }
     (run / "evaluation.json").write_text(json.dumps(evaluation.plain(report), indent=1, allow_nan=False), "utf-8")
-    card = weights.save_weights(file, arrays, replace(card, validation=model_card.summary(report)))
+    card = replace(card, validation=model_card.summary(report), population=_population(settings, crops, run, card))
+    card = weights.save_weights(file, arrays, card)
     model_card.write_manifest(output / weights.MANIFEST, card)
     (output / "MODEL_CARD.md").write_text(model_card.as_markdown(card, report, file.stat().st_size), "utf-8")
     return card
@@ -135,6 +138,15 @@ def _evaluated(
         sample, answers_of_run(predictions, own), choice=own, readers=readers, resamples=settings.resamples
     )
     return found | {"choice": None}  # told once, for both splits
+
+
+def _population(settings: DemonstrationSettings, crops: Path, run: Path, card: ModelCard) -> Population:
+    """The training patients as numbers, with the answers to the validation patients."""
+    sheets = truth_sheets(crops, "train", settings.cases)
+    classes = {str(c): round(share * settings.cases) for c, share in card.class_prior.items()}
+    found = population_of(sheets, classes, f"all {settings.cases} simulated training patients")
+    answers = Predictions.load(run / "answers_validation.npz")
+    return found.with_answers(adjusted_answers(card, answers.logits))
 
 
 def _card(settings: DemonstrationSettings, trained: TrainedRun, choice: RunChoice) -> ModelCard:

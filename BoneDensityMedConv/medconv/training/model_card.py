@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from medconv.training.figures.intervals import told
 from medconv.training.figures.metrics import LABELS
 from medconv.training.figures.reader_comparison import DECISIVE
 from medconv.training.figures.test_readings import times
+from medconv.training.population_section import POPULATION, TRAINING, population_lines
+
+NUMBERS = re.compile(r"\[[-+\d.eE,\s]+\]")
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +50,10 @@ def write_manifest(path: Path, card: ModelCard) -> None:
     """Put the card into the manifest, in place of an entry of the same name."""
     known = json.loads(path.read_text("utf-8"))["models"] if path.is_file() else []
     entries = [entry for entry in known if entry["name"] != card.name]
-    path.write_text(json.dumps({"models": [card.to_json(), *entries]}, indent=1) + "\n", "utf-8")
+    text = json.dumps({"models": [card.to_json(), *entries]}, indent=1)
+    # A hundred quantiles stand on one line.
+    text = NUMBERS.sub(lambda found: "[" + " ".join(found.group()[1:-1].split()) + "]", text)
+    path.write_text(text + "\n", "utf-8")
 
 
 def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> str:
@@ -77,7 +84,8 @@ def as_markdown(card: ModelCard, report: Mapping[str, Any], size_bytes: int) -> 
             f"r = {settings['cohort']['signal_correlation']:g}, tube voltages 80 to 140 kVp, slices 0.7 to 5 mm, three "
             "kernels, native and contrast phases, imperfect masks. The reference standard is the simulated T-score.",
             "",
-            "## Training",
+            *([POPULATION, *population_lines(card), ""] if card.population else []),
+            TRAINING,
             f"Bal-CE (logit-adjusted cross-entropy, tau1 = {card.tau1_train:g}), AdamW, learning rate "
             f"{settings['train']['learning_rate']:g}, weight decay {settings['train']['weight_decay']:g}, batch "
             f"{settings['train']['batch_size']}, {settings['train']['epochs']} epochs with cosine decay, mirroring and "

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields, replace
@@ -25,10 +25,11 @@ from medconv import attenuation, volume_io
 from medconv.config import CLASS_ORDER, Preprocessing
 from medconv.crop import standardised_crop
 from medconv.pipeline import Progress
+from medconv.population import MEASURED, Population, describe, told
 from medconv.training.cohorts.case_reading import judge_case
 from medconv.training.cohorts.cases import Cohort, LabelledCase, LeftOut
 from medconv.training.cohorts.cohort_folder import summary
-from medconv.training.cohorts.crop_store import CaseFacts, CropStore, case_key
+from medconv.training.cohorts.crop_store import NAN, CaseFacts, CropStore, case_key
 from medconv.training.cohorts.crops import LEVELS, CropSet
 from medconv.training.cohorts.leaks import check_fingerprints, check_patients, fingerprint
 from medconv.training.cohorts.splits import check_classes
@@ -37,7 +38,6 @@ from medconv.types import InputRefused, MissingRequirement
 ALL = "all"
 LOG = logging.getLogger(__name__)
 FEW = 3  # cases that a process of its own would not make faster
-NAN = float("nan")
 ARRAYS = tuple(field.name for field in fields(CropSet) if field.name != "case_ids")
 
 
@@ -97,6 +97,26 @@ def left_out(cohort: Cohort, split: str | None, preprocessing: Preprocessing, ca
     return _refused(cases, CropStore.open(cache, preprocessing).assembled(split or ALL, keys)[1])
 
 
+def case_facts(cohort: Cohort, split: str | None, preprocessing: Preprocessing, cache: Path) -> dict[str, CaseFacts]:
+    """What was measured beside the crops of a split, by case id, without those refused; after `cohort_crops`."""
+    cases = _cases(cohort, split)
+    keys = [case_key(case, cohort.model is not None) for case in cases]
+    facts = CropStore.open(cache, preprocessing).assembled(split or ALL, keys)[1]
+    return {case.case_id: fact for case, fact in zip(cases, facts, strict=True) if not fact.code}
+
+
+def population_of(facts: Mapping[str, CaseFacts], training: CropSet) -> Population:
+    """The training cases as numbers, from what was measured beside their crops."""
+    classes = {str(c): int(np.sum(training.classes == i)) for i, c in enumerate(CLASS_ORDER)}
+    known = [facts[case_id] for case_id in training.case_ids]
+    cases = [
+        {name: getattr(fact, name) for name in MEASURED}
+        | told(fact.kvp, fact.slice_thickness_mm, "named" if fact.contrast_agent else None)
+        for fact in known
+    ]
+    return describe(classes, cases, f"all {len(known)} training patients")
+
+
 def subset(crops: CropSet, case_ids: Sequence[str]) -> CropSet:
     """These cases of a crop set, in that order (a copy in memory); ids that are not in it were left out before."""
     places = {case_id: place for place, case_id in enumerate(crops.case_ids)}
@@ -113,11 +133,21 @@ def cut_case(job: CropJob) -> tuple[NDArray[np.uint8] | None, CaseFacts]:
         ct = volume_io.read_ct(job.case.ct)
         found = fingerprint(ct.array_zyx)
         case = judge_case(job.case, ct, job.is_simulated)
-        median = attenuation.measure(case)[0].median_hu
+        core = attenuation.measure(case)[0]
         crop = np.rint(standardised_crop(case, job.preprocessing) * LEVELS).astype(np.uint8)
     except InputRefused as refusal:
         return None, CaseFacts(NAN, NAN, found, refusal.code, str(refusal))
-    return crop, CaseFacts(median, NAN if case.ct.acquisition.kvp is None else case.ct.acquisition.kvp, found)
+    made = case.ct.acquisition
+    return crop, CaseFacts(
+        core.median_hu,
+        NAN if made.kvp is None else made.kvp,
+        found,
+        hu_mean=core.mean_hu,
+        hu_sd=core.sd_hu,
+        l1_volume_ml=case.volume_ml,
+        slice_thickness_mm=NAN if made.slice_thickness_mm is None else made.slice_thickness_mm,
+        contrast_agent=bool(made.contrast_agent),
+    )
 
 
 def _cases(cohort: Cohort, split: str | None) -> tuple[LabelledCase, ...]:

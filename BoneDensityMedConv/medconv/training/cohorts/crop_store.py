@@ -27,15 +27,17 @@ from medconv.config import Preprocessing
 from medconv.training.cohorts.cases import LabelledCase
 from medconv.training.cohorts.crops import LEVELS
 
-FORMAT = 1  # raise it when crops or measurements would come out differently
+FORMAT = 2  # raise it when crops or measurements would come out differently
 STALE_AFTER_S = 3600.0
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class CaseFacts:
     """What was measured beside a crop. `code` and `message` are empty unless the case was refused.
 
-    fingerprint: of the CT's voxels (`leaks.fingerprint`). HU and kV are NaN where unknown.
+    fingerprint: of the CT's voxels (`leaks.fingerprint`). Numbers are NaN where unknown. contrast_agent: True if the
+    file names one.
     """
 
     median_hu: float
@@ -43,6 +45,11 @@ class CaseFacts:
     fingerprint: str
     code: str = ""
     message: str = ""
+    hu_mean: float = NAN
+    hu_sd: float = NAN
+    l1_volume_ml: float = NAN
+    slice_thickness_mm: float = NAN
+    contrast_agent: bool = False
 
 
 @dataclass(frozen=True)

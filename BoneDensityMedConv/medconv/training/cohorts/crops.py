@@ -78,16 +78,31 @@ def cached_crops(folder: Path, request: CropRequest, count: int, workers: int | 
 
 
 def simulate_crop(request: CropRequest, index: int) -> tuple[NDArray[np.uint8], dict[str, float | str]]:
-    """Case `index`: its crop, and its hidden variables with the median HU that would be measured ("median_hu")."""
+    """Case `index`: its crop, and its hidden variables with what would be measured.
+
+    "median_hu", "hu_mean" and "hu_sd" are NaN where L1 can't be measured.
+    """
     case, truth = simulate_l1_case(
         np.random.default_rng([request.seed, SPLITS[request.split], index]), cohort=request.cohort
     )
     crop = np.rint(standardised_crop(case, request.preprocessing) * LEVELS).astype(np.uint8)
+    found = dict.fromkeys(("median_hu", "hu_mean", "hu_sd"), float("nan"))
     try:
-        truth["median_hu"] = attenuation.measure(case)[0].median_hu
+        core = attenuation.measure(case)[0]
     except InputRefused:
-        truth["median_hu"] = float("nan")
-    return crop, truth | {"mask_volume_ml": case.volume_ml}
+        pass
+    else:
+        found = {"median_hu": core.median_hu, "hu_mean": core.mean_hu, "hu_sd": core.sd_hu}
+    return crop, truth | found | {"mask_volume_ml": case.volume_ml}
+
+
+def truth_sheets(folder: Path, split: str, count: int) -> list[dict[str, str]]:
+    """The hidden variables and measurements of the first `count` cases that `cached_crops` made, as text."""
+    rows: list[dict[str, str]] = []
+    for shard in range(-(-count // SHARD_SIZE)):
+        with (folder / f"{split}_{shard:04d}.csv").open(newline="", encoding="utf-8") as stream:
+            rows += csv.DictReader(stream)
+    return rows[:count]
 
 
 def write_truth_sheet(path: Path, truths: list[dict[str, float | str]]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medconv import weights
 from medconv.config import CLASS_ORDER, Architecture, ModelCard, Preprocessing
+from medconv.population import Population
 from medconv.simulate.cohort import CohortModel
 from medconv.training.cohorts.crops import LEVELS, CropRequest, simulate_crop
 from medconv.training.figures.choice import LogitReading, RunChoice
@@ -180,6 +181,7 @@ def _card(finished: FinishedRun, shape: Architecture, head: Head, name: str, fil
     reading = LogitReading.of(predictions)
     answers = reading.probabilities(predictions.logits * choice.logit_scale, choice.adjustment)
     simulated = bool(data.get("simulated", False))
+    measured = data.get("population")
     reference = str(data.get("reference", "not stated"))
     counts = ", ".join(f"{n} {c}" for n, c in zip(finished.class_counts, CLASS_ORDER, strict=True))
     return ModelCard(
@@ -198,6 +200,7 @@ def _card(finished: FinishedRun, shape: Architecture, head: Head, name: str, fil
         licence=licence,
         simulated_only=simulated,
         conformal=choice.conformal,
+        population=Population.from_json(measured).with_answers(answers) if measured else None,
         validation={
             "reference_standard": reference,
             "validation": {

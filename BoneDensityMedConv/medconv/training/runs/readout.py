@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medconv.config import Architecture
+from medconv.runtimes import memory
 from medconv.training.cohorts.crops import LEVELS, CropSet
 from medconv.training.figures.predictions import Predictions
 from medconv.training.parts.assembly import reading_input
@@ -24,6 +26,7 @@ BATCH = 32
 def network_logits(network: nn.Module, crops: CropSet, batch_size: int = BATCH) -> FloatArray:
     """Unadjusted logits of every crop, shape (n, classes), of a network whose outputs are logits, on the CPU."""
     network.eval()
+    batch_size = min(batch_size, crops_at_once(network, crops))
     found = []
     with torch.inference_mode():
         for first in range(0, len(crops), batch_size):
@@ -43,10 +46,11 @@ def read_out(
     processes = processes or Processes()
     own = np.arange(processes.rank, len(cases), processes.count)
     network.eval()
+    at_once = crops_at_once(network, cases)
     found: list[Tensor] = []
     with torch.inference_mode():
-        for first in range(0, len(own), BATCH):
-            outputs = network(reading_input(settings, cases, own[first : first + BATCH], device))
+        for first in range(0, len(own), at_once):
+            outputs = network(reading_input(settings, cases, own[first : first + at_once], device))
             logits, t_scores = head.to_logits(outputs)
             if t_scores is None:
                 t_scores = torch.full_like(logits[:, 0], torch.nan)
@@ -56,6 +60,14 @@ def read_out(
     for rank, part in enumerate(processes.gather(mine)):
         whole[rank :: processes.count] = part
     return whole[:, :3], whole[:, 3]
+
+
+def crops_at_once(network: nn.Module, crops: CropSet) -> int:
+    """How many crops to read at once: BATCH, or fewer where wide layers of large crops would fill the memory."""
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv3d)), None)
+    architecture = Architecture() if first is None else Architecture(width=first.out_channels)
+    channels, *space = crops.crops.shape[1:]
+    return min(BATCH, memory.crops_at_once(architecture, (channels, space[0], space[1], space[2])))
 
 
 def as_predictions(

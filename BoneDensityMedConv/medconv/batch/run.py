@@ -1,0 +1,262 @@
+"""A batch from start to end: claim the folder, list the cases, have the missing ones done, write table and summary."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from medconv import RESEARCH_USE_ONLY, console
+from medconv.batch import local_workers, measuring, memory_needs, summary, table
+from medconv.batch.find_cases import CaseFinder, Findings
+from medconv.batch.job_list import JobList
+from medconv.batch.jobs import BatchJob, Crew, Status
+from medconv.batch.ledger import Ledger
+from medconv.batch.lock import FolderLock
+from medconv.batch.mask_rules import MaskRule
+from medconv.batch.progress import SPOKEN, Progress, spoken
+from medconv.batch.settings import BatchSettings, read_settings, write_settings
+from medconv.batch.settling import AUTO, Look, settle
+from medconv.batch.supervision import Supervisor
+from medconv.dicom_source import check_installed
+from medconv.mask_source import terminated_like_interrupted
+from medconv.types import Cancelled, UsageError
+from medconv.weights import find_model
+
+TIME_LIMIT_MIN, SEGMENTING_TIME_LIMIT_MIN = 5.0, 30.0
+LISTING, CASES_FILE = "listing", "cases.jsonl"
+
+log = logging.getLogger(__name__)
+ANSWERS = (Status.OK, Status.REFUSED)
+
+
+def run_batch(options: argparse.Namespace) -> int:
+    """Run or go on with a batch; returns 0 if every case has its row, whatever is in it.
+
+    Raises UsageError, MissingRequirement (nobody can work, disk full), Cancelled (Ctrl-C, SIGTERM); the same command
+    then goes on.
+    """
+    out: Path = options.out
+    begun = read_settings(out)
+    settings = settle(options, begun)
+    _check_what_is_asked_for(options)
+    out.mkdir(parents=True, exist_ok=True)
+    _say_what_is_missing()
+    with terminated_like_interrupted(), ExitStack() as stack:
+        lock = FolderLock(out)
+        stack.callback(lock.release)
+        stack.callback(console.clear)
+        try:
+            return _run(options, settings, begun is not None, lock, stack)
+        except KeyboardInterrupt:
+            console.clear()
+            raise _interrupted() from None
+
+
+def _run(
+    options: argparse.Namespace, settings: BatchSettings, goes_on: bool, lock: FolderLock, stack: ExitStack
+) -> int:
+    out: Path = options.out
+    look = None if goes_on or AUTO not in (settings.device, settings.runtime) else Look(settings)
+    if look:
+        stack.callback(look.close)
+    jobs = stack.enter_context(JobList(out / LISTING / CASES_FILE))
+    findings = _list(options, settings, jobs, lock)
+    if look:
+        console.say("Loading the weights")
+        settings = look.result()
+    if not goes_on:
+        write_settings(out, settings)
+    local_workers.remove_abandoned_folders()
+    ledger = stack.enter_context(Ledger(out))
+    plan = _plan(jobs, ledger, options.retry)
+    _print_listing(jobs, findings, plan, ledger)
+    workers = options.workers or memory_needs.default_workers(bool(settings.segmenter), settings.device)
+    ledger.note("begun", settings=settings.digest, cases=len(jobs), missing=plan.missing, workers=workers)
+    progress = Progress(len(jobs), plan.there)
+    crashes = 0
+    if plan.missing:
+        crew = _crew(options, settings, ledger, workers)
+        stack.callback(crew.close)
+
+        def tick() -> None:
+            progress.show()
+            lock.touch()
+
+        supervisor = Supervisor(ledger, crew, progress.one_more, tick)
+        supervisor.work_through(job for job in jobs if job.case_id not in plan.away and not ledger.is_done(job))
+        crashes = supervisor.crashes
+        crew.close()
+    _finish(out, settings, ledger, progress, workers, crashes)
+    return 0
+
+
+def _list(options: argparse.Namespace, settings: BatchSettings, jobs: JobList, lock: FolderLock) -> Findings:
+    """All cases of the inputs. Raises UsageError if there is none, or none that could be answered."""
+    beside = options.masks is None and not options.segmenter
+    rule = MaskRule(options.masks and options.masks.absolute(), settings.label, settings.label_map, beside)
+
+    def say(text: str) -> None:
+        console.say(text)
+        lock.touch()
+
+    finder = CaseFinder(rule, options.out.absolute(), jobs, 2 * measuring.cores(), say)
+    findings = finder.find([path.absolute() for path in options.inputs])
+    console.clear()
+    if not len(jobs):
+        raise UsageError(
+            "no_cases",
+            f"No CT was found. {_left_out(findings)}".strip(),
+            "Give a folder with CTs (NIfTI, NRRD, MetaImage or DICOM), one such file, or a CSV list.",
+        )
+    if not findings.with_mask and not options.segmenter:
+        raise UsageError(
+            "no_masks",
+            f"None of the {len(jobs)} CTs has a mask.",
+            "Give --masks DIR (files named like the CTs), or a segmenter: --segmenter totalsegmentator.",
+        )
+    return findings
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """missing: cases to do. there: outcomes that stay. changed: cases whose files have. gone: rows without a CT now.
+
+    away: those of them that are still listed, whose CT or mask is not there at the moment.
+    """
+
+    missing: int
+    there: Counter[Status]
+    changed: int
+    gone: int
+    away: frozenset[str] = frozenset()
+    shared_masks: int = 0
+
+
+def _plan(jobs: JobList, ledger: Ledger, retry: list[str]) -> _Plan:
+    """Compare what is listed with what the ledger has; what is to be done again is forgotten there."""
+    missing = changed = 0
+    there: Counter[Status] = Counter()
+    away: set[str] = set()
+    masks: dict[str, str] = {}
+    shared = 0
+    for job in jobs:
+        shared += bool(job.mask) and masks.setdefault(job.mask, job.ct) != job.ct
+        entry = ledger.entries.get(job.case_id)
+        if entry is not None and entry.offset >= 0:
+            if entry.fingerprint != job.fingerprint and entry.status in ANSWERS and not _is_there(job):
+                away.add(job.case_id)  # a drive that is away: its answer was right when it was given
+                there[entry.status] += 1
+                continue
+            if entry.fingerprint != job.fingerprint:
+                changed += 1
+                ledger.forget(job.case_id, "its files, or how they are read, have changed")
+            elif entry.status in retry:
+                ledger.forget(job.case_id, "asked for")
+        if ledger.is_done(job):
+            there[ledger.entries[job.case_id].status or Status.OK] += 1
+        else:
+            missing += 1
+    gone = sum(entry.offset >= 0 and case_id not in jobs for case_id, entry in ledger.entries.items())
+    return _Plan(missing, there, changed, gone + len(away), frozenset(away), shared)
+
+
+def _is_there(job: BatchJob) -> bool:
+    return all(Path(path).exists() for path in (job.ct, job.mask) if path)
+
+
+def _crew(options: argparse.Namespace, settings: BatchSettings, ledger: Ledger, workers: int) -> Crew:
+    limit_min = options.time_limit or (SEGMENTING_TIME_LIMIT_MIN if settings.segmenter else TIME_LIMIT_MIN)
+    out = options.out.absolute()
+    if options.scheduler:
+        from medconv.batch.dask_workers import DaskCrew
+
+        return DaskCrew(options.scheduler, settings, out, time_limit_s=60 * limit_min)
+    return local_workers.LocalCrew(settings, out, workers, 60 * limit_min, ledger.known, memory_needs.needs_mb)
+
+
+def _finish(out: Path, settings: BatchSettings, ledger: Ledger, progress: Progress, workers: int, crashes: int) -> None:
+    console.say("Writing the table")
+    files = table.write_table(out, ledger)
+    run = {"seconds": progress.elapsed_s, "workers": workers, "cases_this_run": progress.this_run, "crashes": crashes}
+    console.say("Writing the summary")
+    card = find_model(settings.weights)[0]
+    summary.write_summary(out, table.rows(ledger), _measured(ledger), card, run)
+    ledger.note("ended", **run)
+    console.clear()
+    counts = ledger.counts()
+    print(f"{counts.total()} CTs: {spoken(counts)}")
+    _print_reasons(ledger)
+    print(f"  Table: {' and '.join(map(str, files))}")
+    print(f"  Summary: {out / summary.HTML_FILE}")
+    print(f"  {RESEARCH_USE_ONLY}")
+
+
+def _measured(ledger: Ledger) -> Iterator[tuple[str, dict[str, float]]]:
+    for job, outcome in ledger.outcomes():
+        if outcome.measured:
+            yield job.case_id, dict(outcome.measured)
+
+
+def _print_reasons(ledger: Ledger) -> None:
+    """Why cases have no answer, most frequent first."""
+    reasons: Counter[tuple[Status, str]] = Counter(
+        (outcome.status, outcome.code) for _, outcome in ledger.outcomes() if outcome.status is not Status.OK
+    )
+    for (status, code), count in sorted(reasons.items(), key=lambda reason: (-reason[1], reason[0])):
+        print(f"    {count} {SPOKEN[status]}: {code}")
+
+
+def _print_listing(jobs: JobList, findings: Findings, plan: _Plan, ledger: Ledger) -> None:
+    done = plan.there.total()
+    print(f"{len(jobs)} CTs found" + (f", {done} of them done" if done else "") + f". {_left_out(findings)}".rstrip())
+    if plan.changed:
+        print(f"  {plan.changed} CTs have changed since they were answered (file, mask or label): they are done again.")
+    if plan.shared_masks:
+        log.warning(
+            "%d CTs have the mask of another CT: see in the table's column 'mask' whether it belongs to both.",
+            plan.shared_masks,
+        )
+    if plan.gone:
+        print(f"  {plan.gone} CTs of an earlier run are no longer there: their rows stay.")
+    if jobs.listed_twice:
+        print(f"  {jobs.listed_twice} CTs were listed twice and count once.")
+    for folder in findings.unreadable:
+        log.warning("The folder %s can't be read: what is in it is missing from the table.", folder)
+    if ledger.damaged_lines:
+        log.warning("%d lines of the ledger are damaged: what they told is done again.", ledger.damaged_lines)
+
+
+def _left_out(findings: Findings) -> str:
+    """`Left out: 12 localizers, 3 secondary captures or reports.`"""
+    told = ", ".join(f"{count} {what}" for what, count in sorted(findings.skipped.items()) if count)
+    return f"Left out: {told}." if told else ""
+
+
+def _check_what_is_asked_for(options: argparse.Namespace) -> None:
+    """Before hours go into listing an archive. Raises UsageError, MissingRequirement."""
+    if options.dicom:
+        check_installed()
+    if options.scheduler:
+        from medconv.batch import dask_cluster
+
+        dask_cluster.check_there(options.scheduler)
+
+
+def _say_what_is_missing() -> None:
+    if not table.has_parquet():
+        log.warning(
+            "pyarrow is not installed: the table is written as CSV only. For Parquet: "
+            'pip install "bonedensity-medconv[batch]"'
+        )
+
+
+def _interrupted() -> Cancelled:
+    error = Cancelled()
+    error.message = "Interrupted; all that was answered is kept."
+    error.remedy = "The same command goes on where it stopped."
+    return error

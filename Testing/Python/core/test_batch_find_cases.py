@@ -1,0 +1,272 @@
+"""What a batch finds: CT files, their masks, CSV lists and DICOM trees; each case once, under a name that stays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from core import dicom_writer
+from core.phantom import grid, phantom
+
+from medconv.batch import dicom_scan, find_cases
+from medconv.batch.case_ids import case_id_of
+from medconv.batch.find_cases import CaseFinder, Findings
+from medconv.batch.job_list import JobList
+from medconv.batch.jobs import BatchJob
+from medconv.batch.mask_rules import MaskRule
+from medconv.types import UsageError
+
+
+def find(out: Path, *inputs: Path, rule: MaskRule | None = None) -> tuple[dict[str, BatchJob], Findings]:
+    with JobList(out / "listing" / "cases.jsonl") as jobs:
+        findings = CaseFinder(rule or MaskRule(), out, jobs).find(inputs)
+        listed = list(jobs)
+        assert [job.case_id for job in listed] == sorted(job.case_id for job in listed)
+        assert len({job.case_id for job in listed}) == len(listed) == len(jobs)
+    return {job.case_id: job for job in listed}, findings
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode("utf-8", "surrogateescape"))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("s1.nii.gz", "s1"),
+        ("train/S1.nii.gz", "train--S1"),
+        ("a/b/ct.nrrd", "a--b--ct.nrrd"),
+        ("1.2.840.113619.2.55", "1.2.840.113619.2.55"),
+    ],
+)
+def test_a_plain_path_is_its_own_name(path, name) -> None:
+    assert case_id_of(path) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [
+        ("Müller/ct.nii.gz", "M_ller--ct"),
+        ("a b.nii.gz", "a_b"),
+        ("a\nb.nii.gz", "a_b"),
+        ("a--b.nii.gz", "a--b"),
+        (".hidden.nii.gz", "hidden"),
+        ("con.nii.gz", "con"),
+        ("x" * 150 + ".nii.gz", "x" * 91),
+    ],
+)
+def test_any_other_name_ends_with_digits_of_the_path(path, start) -> None:
+    assert case_id_of(path) == f"{start}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+
+
+def test_bytes_that_are_no_text_have_a_name(tmp_path) -> None:
+    path = os.fsdecode(b"a\xff.nii.gz")
+    assert case_id_of(path) == f"a_-{hashlib.sha256(b'a' + bytes([255]) + b'.nii.gz').hexdigest()[:8]}"
+
+
+def test_a_folder_gives_its_cts_and_leaves_out_what_is_named_like_a_mask(tmp_path) -> None:
+    touch(
+        tmp_path / "in", "a.nii.gz", "a_mask.nii.gz", "sub/b.nrrd", "sub/b_seg.nii.gz", "c.mha", "notes.txt", "._a.nii"
+    )
+    jobs, findings = find(tmp_path / "out", tmp_path / "in", rule=MaskRule(label=31))
+    found = {name: Path(job.mask).name for name, job in jobs.items()}
+    assert found == {"a": "a_mask.nii.gz", "c.mha": "", "sub--b.nrrd": "b_seg.nii.gz"}
+    assert (jobs["a"].label, jobs["c.mha"].label) == (31, None)
+    assert findings.skipped == Counter({find_cases.NAMED_LIKE_MASKS: 2})
+    assert findings.with_mask == 2
+
+
+@pytest.mark.parametrize(
+    "mask",
+    ["a.nii.gz", "a.nrrd", "a_seg.nii.gz", "sub/a.nii.gz", "a/vertebrae_L1.nii.gz", "a/segmentations/vertebrae_L1.nii"],
+)
+def test_a_folder_of_masks_is_searched_by_name(tmp_path, mask) -> None:
+    touch(tmp_path / "in", "sub/a.nii.gz")
+    touch(tmp_path / "masks", mask)
+    jobs, _ = find(tmp_path / "out", tmp_path / "in", rule=MaskRule(tmp_path / "masks", label=31))
+    job = jobs["sub--a"]
+    assert job.mask == str(tmp_path / "masks" / mask)
+    assert job.label == (None if "vertebrae_L1" in mask else 31), "TotalSegmentator's single file has one label"
+
+
+def test_totalsegmentators_data_set_is_known(tmp_path) -> None:
+    for case in ("s0", "s1"):
+        touch(tmp_path / "in" / case, "ct.nii.gz", "segmentations/vertebrae_L1.nii.gz", "segmentations/liver.nii.gz")
+    jobs, _ = find(tmp_path / "out", tmp_path / "in")
+    assert {name: Path(job.mask).parts[-3] for name, job in jobs.items()} == {"s0--ct": "s0", "s1--ct": "s1"}
+
+
+def test_a_simulated_cohort_says_itself_where_its_masks_are(tmp_path) -> None:
+    touch(tmp_path / "in", "train_data/x1.nii.gz", "masks/x1.nii.gz", "labels.xlsx")
+    (tmp_path / "in" / "cohort.json").write_text(json.dumps({"kind": "simulated cohort"}))
+    jobs, _ = find(tmp_path / "out", tmp_path / "in")
+    assert [(name, Path(job.mask).parent.name, job.label) for name, job in jobs.items()] == [
+        ("train_data--x1", "masks", 31)
+    ]
+
+
+def test_names_that_differ_in_case_only_are_told_apart(tmp_path) -> None:
+    touch(tmp_path / "in", "a/ct.nii.gz", "A/ct.nii.gz", "b/ct.nii.gz")
+    jobs, _ = find(tmp_path / "out", tmp_path / "in")
+    folded = {name.casefold() for name in jobs}
+    assert len(folded) == 3, "they would share a folder on Windows and macOS"
+    assert "b--ct" in jobs
+
+
+def test_inputs_that_overlap_count_once_and_equal_names_stay_apart(tmp_path) -> None:
+    touch(tmp_path, "one/ct.nii.gz", "two/ct.nii.gz")
+    jobs, _ = find(tmp_path / "out", tmp_path / "one", tmp_path / "two")
+    assert sorted(Path(job.ct).parent.name for job in jobs.values()) == ["one", "two"]
+    jobs, _ = find(tmp_path / "out", tmp_path / "one", tmp_path / "one")
+    assert list(jobs) == ["ct"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="makes links")
+def test_links_are_followed_but_not_in_circles(tmp_path) -> None:
+    touch(tmp_path, "in/a/ct.nii.gz", "elsewhere/far.nii.gz")
+    (tmp_path / "in" / "a" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "itself").symlink_to("itself")
+    (tmp_path / "in" / "other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "gone.nii.gz").symlink_to("nothing")
+    jobs, _ = find(tmp_path / "out", tmp_path / "in")
+    assert sorted(jobs) == ["a--ct", "gone", "other--far"]
+
+
+def test_the_batches_own_folder_inside_the_input_is_not_searched(tmp_path) -> None:
+    touch(tmp_path / "in", "a.nii.gz", "out/cases/x/l1.nii.gz")
+    jobs, _ = find(tmp_path / "in" / "out", tmp_path / "in")
+    assert list(jobs) == ["a"]
+
+
+def test_a_changed_file_or_mask_has_another_fingerprint(tmp_path) -> None:
+    touch(tmp_path / "in", "a.nii.gz", "a_mask.nii.gz")
+    seen = []
+    for name in ("", "a.nii.gz", "a_mask.nii.gz"):
+        if name:
+            (tmp_path / "in" / name).write_bytes(b"something longer than before")
+        seen.append(find(tmp_path / "out", tmp_path / "in")[0]["a"].fingerprint)
+        assert find(tmp_path / "out", tmp_path / "in")[0]["a"].fingerprint == seen[-1]
+    assert len(set(seen)) == 3
+
+
+def write_list(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    file = folder / "list.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text.encode(encoding))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("ct,mask,label,case_id\nsub/a.nii.gz,m/a.nii.gz,20,P 1\n", "utf-8"),
+        ("CT Path;Seg;L1-Label;ID\r\nsub/a.nii.gz;m/a.nii.gz;20.0;P 1\r\n\r\n", "utf-8-sig"),
+        ("Image\tMask_Path\tLabel\tCase\nsub/a.nii.gz\tm/a.nii.gz\t20\tP 1\n", "cp1252"),
+    ],
+)
+def test_a_list_is_read_as_people_write_it(tmp_path, text, encoding) -> None:
+    touch(tmp_path, "sub/a.nii.gz", "m/a.nii.gz")
+    jobs, _ = find(tmp_path / "out", write_list(tmp_path, text, encoding))
+    (job,) = jobs.values()
+    assert (job.ct, job.mask) == (str(tmp_path / "sub/a.nii.gz"), str(tmp_path / "m/a.nii.gz"))
+    assert (job.label, job.case_id[:4]) == (20, "P_1-")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mask\nx\n", "no column 'ct'"),
+        ("ct,label\na,L1\n", "line 2: the label 'L1' is no whole number"),
+        ("ct,mask\na,\n,b\n", "line 3: there is no CT"),
+        ("ct,id\na,1\nb,1\n", "line 3: case_id '1' stands also in line 2"),
+        ("ct,label,label_map\na,31,verse\n", "both name L1's label"),
+    ],
+)
+def test_an_error_in_a_list_names_its_line(tmp_path, text, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        find(tmp_path / "out", write_list(tmp_path, text))
+
+
+def test_a_missing_file_of_a_list_stays_a_case(tmp_path) -> None:
+    jobs, _ = find(tmp_path / "out", write_list(tmp_path, "ct\ngone.nii.gz\n"))
+    assert [job.ct for job in jobs.values()] == [str(tmp_path / "gone.nii.gz")]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """Patients with a CT over two folders, a CT beside a localizer, another modality, a capture, a short series."""
+    root = tmp_path_factory.mktemp("dicom")
+    ct = phantom(grid((8.0, 8.0, 8.0))).ct
+    write = dicom_writer.write_series
+    uids = {"ct": write(root / "p1" / "s1", ct), "other": write(root / "p2" / "all", ct, shuffle_seed=1)}
+    half = root / "p1" / "s1b"
+    half.mkdir()
+    for file in sorted((root / "p1" / "s1").iterdir())[::2]:
+        file.rename(half / file.name)
+    write(root / "p2" / "scout", ct, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write(root / "p2" / "mr", ct, modality="MR")
+    write(root / "p2" / "dose", ct, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    write(root / "p2" / "short", ct, skip=tuple(range(5, 100)))
+    touch(root, "p2/DICOMDIR", "p2/readme.txt", "p2/all/thumbs.db")
+    return root, uids
+
+
+def test_every_ct_series_with_enough_slices_is_a_case(tree, tmp_path) -> None:
+    root, uids = tree
+    jobs, findings = find(tmp_path / "out", root)
+    assert set(jobs) == set(uids.values())
+    job = jobs[uids["ct"]]
+    slices = len(phantom(grid((8.0, 8.0, 8.0))).ct.array_zyx)
+    assert (job.ct, len(job.files)) == (str(root / "p1"), slices)
+    assert {Path(file).parent.name for file in job.files} == {"s1", "s1b"}
+    assert findings.skipped == Counter(
+        {dicom_scan.LOCALIZER: 1, dicom_scan.OTHER_MODALITY: 1, dicom_scan.CAPTURE: 1, dicom_scan.TOO_FEW: 1}
+    )
+
+
+def test_unchanged_folders_are_not_read_again(tree, tmp_path, monkeypatch) -> None:
+    root, _ = tree
+    first, _ = find(tmp_path / "out", root)
+    read: list[str] = []
+    reader = dicom_scan.read_folder
+
+    def counted(folder, files):
+        read.append(folder.name)
+        return reader(folder, files)
+
+    monkeypatch.setattr(dicom_scan, "read_folder", counted)
+    memory = tmp_path / "out" / "listing" / find_cases.DICOM_MEMORY
+    with memory.open("ab") as stream:
+        stream.write(b'{"stamp": "torn')
+    second, _ = find(tmp_path / "out", root)
+    assert second == first
+    assert read == []
+    touched = next((root / "p2" / "all").iterdir())
+    os.utime(touched, ns=(1, 1))
+    third, _ = find(tmp_path / "out", root)
+    assert read == ["all"]
+    changed = [name for name in third if third[name].fingerprint != first[name].fingerprint]
+    assert len(changed) == 1
+
+
+def test_a_series_is_read_as_it_lies_in_two_folders(tree, tmp_path) -> None:
+    from medconv.volume_io import open_ct
+
+    root, uids = tree
+    job = find(tmp_path / "out", root)[0][uids["ct"]]
+    ct = open_ct(job.ct, job.series_uid, job.files).read()
+    assert np.array_equal(ct.array_zyx, phantom(grid((8.0, 8.0, 8.0))).ct.array_zyx)
+
+
+def test_an_input_that_is_not_there_is_said(tmp_path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        find(tmp_path / "out", tmp_path / "gone")

@@ -1,8 +1,7 @@
-"""The bench of the segmentation measures what it says, on processes and CTs whose cost and content are known."""
+"""The bench's segmentation measures what it says, on processes and CTs whose cost and content are known."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medconv import bench_cts, segmentation_bench
-from medconv.process_meter import ProcessMeter
-from medconv.segmentation_bench import PLAIN, Cost
+from medconv.bench import cts as bench_cts
+from medconv.bench import segmentation
+from medconv.bench.process_meter import ProcessMeter
+from medconv.bench.segmentation import FIRST, PLAIN, SECOND, Cost
+from medconv.bench.settings import Settings, silent
 from medconv.simulate.lumbar_ct import SimulatedCase
 from medconv.types import CTVolume, ImageGeometry
 
@@ -62,43 +63,45 @@ def test_the_trunk_is_the_simulated_person_on_a_large_grid(monkeypatch: pytest.M
     assert (trunk.ct.array_zyx[trunk.l1_zyx] == 40).all()
 
 
-def test_ratios_are_those_of_the_second_case_to_the_cheapest_plain_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ratios_are_those_to_the_cheapest_plain_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hu = np.zeros((4, 4, 4), np.int16)
     l1 = np.zeros((4, 4, 4), bool)
     l1[1:3] = True
     small = bench_cts.BenchCT(CTVolume(hu, ImageGeometry((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))), l1)
     half = l1.copy()
     half[2] = False
-    plain = {call: Cost(100.0 if "--fast" in call else 60.0 + len(call), 1.0, 6000.0, 0.9) for call in PLAIN["full"]}
+    plain = {call: Cost(60.0 + len(call), 1.0, 6000.0, 0.9) for call in PLAIN["full"]}
     ours = iter([Cost(50.0, 1.0, 1900.0, 0.9), Cost(30.0, 1.0, 1800.0, 0.9)] * 4)
     options = {options: name for calls in PLAIN.values() for name, options in calls.items()}
-    monkeypatch.setattr(segmentation_bench, "abdomen_ct", lambda: small)
-    monkeypatch.setattr(segmentation_bench, "trunk_ct", lambda slices: small)
-    monkeypatch.setattr(segmentation_bench, "write_stand_in", lambda folder, widen: None)
-    monkeypatch.setattr(segmentation_bench.weights_store, "require", lambda *_: None)
-    monkeypatch.setattr(segmentation_bench, "_cancelled", lambda *_: {"after 1 s": 0.2})
+    monkeypatch.setattr(segmentation, "abdomen_ct", lambda: small)
+    monkeypatch.setattr(segmentation, "trunk_ct", lambda slices: small)
+    monkeypatch.setattr(segmentation, "write_stand_in", lambda folder, widen: None)
+    monkeypatch.setattr(segmentation.weights_store, "require", lambda *_: None)
+    monkeypatch.setattr(segmentation, "_cancelled", lambda *_: {"after 0 s": 0.1, "after 1 s": 2.5})
     monkeypatch.setattr(
-        segmentation_bench,
+        segmentation,
         "plain_run",
         lambda case, weights, given, folder: (plain.get(options[given], Cost(90.0, 1.0, 5000.0, 0.9)), l1),
     )
-    monkeypatch.setattr(segmentation_bench, "worker_run", lambda *_: (next(ours), half))
-    assert segmentation_bench.run_segmentation_bench(700, tmp_path / "figures.json") == 0
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    cheapest = min(cost.wall_s for cost in plain.values())
-    full = figures["trunk"]["full"]
-    assert full["ratios"] == {"wall": 30.0 / cheapest, "memory": 0.3, "memory (MB)": 1800.0}
-    assert figures["abdomen"]["full"]["ratios"] == {"wall": 30.0 / cheapest}
-    assert figures["trunk"]["fast"]["ratios"]["memory"] == pytest.approx(0.36)
-    assert full["l1_dice"] == {name: pytest.approx(2 / 3) for name in PLAIN["full"]}
-    told = capsys.readouterr().out
-    assert "memory: 0.3  (goal ≤ 0.333: reached)" in told
-    assert "memory: 0.36  (goal ≤ 0.333: MISSED)" in told
+    monkeypatch.setattr(segmentation, "worker_run", lambda *_: (next(ours), half))
+    rows = {row.name: row for row in segmentation.measure(Settings(folder=str(tmp_path)), silent)}
+    cheapest = min(plain, key=lambda name: plain[name].wall_s)
+    second = rows[f"trunk, full: {SECOND}"]
+    assert (second.ratio, second.baseline) == (30.0 / plain[cheapest].wall_s, cheapest)
+    assert second.reached is True
+    assert rows[f"abdomen, full: {FIRST}"].reached is None, "the aim is for a warm worker"
+    assert rows[f"trunk, full: {cheapest}"].ratio is None
+    assert rows["trunk, full: peak memory"].ratio == pytest.approx(0.3)
+    assert rows["trunk, full: peak memory"].reached is True
+    assert rows["trunk, fast: peak memory"].ratio == pytest.approx(0.36)
+    assert rows["trunk, fast: peak memory"].reached is False
+    assert "abdomen, full: peak memory" not in rows
+    assert "with ours 0.667" in rows[f"trunk, full: {cheapest}"].note
+    cancel = rows["Cancel until nothing is left, the slowest"]
+    assert (cancel.median, cancel.reached) == (2.5, False)
 
 
 def test_dice_of_nothing_is_nought() -> None:
     nothing = np.zeros((2, 2, 2), bool)
-    assert segmentation_bench.dice(nothing, nothing) == 0.0
-    assert segmentation_bench.dice(~nothing, ~nothing) == 1.0
+    assert segmentation.dice(nothing, nothing) == 0.0
+    assert segmentation.dice(~nothing, ~nothing) == 1.0

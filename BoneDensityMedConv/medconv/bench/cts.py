@@ -1,4 +1,4 @@
-"""The CTs of the segmentation bench: one simulated person, as an abdomen and as a large trunk CT."""
+"""The CTs of the section `segmentation`: one simulated person, as an abdomen and as a large trunk CT."""
 
 from __future__ import annotations
 

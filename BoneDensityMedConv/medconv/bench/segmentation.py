@@ -1,4 +1,4 @@
-"""`medconv bench --segmentation`: our worker against the plain `TotalSegmentator` command, with the same weights.
+"""The section `segmentation`: our worker against the plain `TotalSegmentator` command, with the same weights.
 
 Both start from the same file and end with labels on its grid. The plain command runs as a person would call it, in a
 process of its own; ours is `WorkerClient`. The CTs are simulated, so that everyone measures the same thing. Memory is
@@ -8,26 +8,24 @@ that of the processes that segment: whoever shows the CT holds it as well.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medconv import process_tree, volume_io
-from medconv.bench_cts import abdomen_ct, trunk_ct
-from medconv.process_meter import ProcessMeter
-from medconv.report import versions
+from medconv.bench.cts import BenchCT, abdomen_ct, trunk_ct
+from medconv.bench.figures import Row
+from medconv.bench.process_meter import ProcessMeter
+from medconv.bench.settings import Say, Settings
 from medconv.segmenter import TOTALSEGMENTATOR, SegmenterRequest
 from medconv.segmenters import weights_store
 from medconv.segmenters.stand_in import write_stand_in
@@ -48,6 +46,7 @@ PLAIN: dict[str, dict[str, tuple[str, ...]]] = {
 # Of the second case in the same worker against the cheapest plain call; those for memory are for the large CT.
 GOALS = {"wall": 0.5, "memory": 1 / 3, "memory (MB)": 2500.0, "cancel (s)": 2.0}
 LARGE = "trunk"
+FIRST, SECOND = "worker, first case", "worker, second case"
 CANCEL_AFTER_S = (0.0, 0.3, 1.0, 3.0, 8.0, 15.0)
 
 
@@ -70,52 +69,77 @@ class _Case:
     l1_zyx: BoolArray
 
 
-def run_segmentation_bench(slices: int, out: Path | None, weights_folder: str = "", widen: int = 1) -> int:
-    """Measure, print a table and, if `out` is given, write JSON. Returns the exit code.
+def measure(settings: Settings, say: Say) -> Iterator[Row]:
+    """Rows of each CT and quality, and of Cancel. Raises MissingRequirement without the package, or if a run fails.
 
-    weights_folder: TotalSegmentator's weights; "" measures with the demonstration network in their format.
-    widen: how many times as many channels that network gets (4: about as many as TotalSegmentator's own).
-    Raises MissingRequirement if the package is not there, or a run fails.
+    Without TotalSegmentator's own weights the demonstration network in their format is measured; `widen`: with how many
+    times as many channels (4: about as many as TotalSegmentator's own).
     """
-    with tempfile.TemporaryDirectory(prefix="medconv-bench-") as place:
-        folder = Path(place)
-        weights = Path(weights_folder).absolute() if weights_folder else folder / "weights"
-        if not weights_folder:
-            write_stand_in(weights, widen=widen)
-        weights_store.require("full", str(weights))
-        print(f"{os.cpu_count()} cores; {weights_folder or f'demonstration network with {widen} x its channels'}")
-        rows: dict[str, Any] = {"versions": versions(), "cores": os.cpu_count(), "widen": widen}
-        for name, make in (("abdomen", abdomen_ct), (LARGE, partial(trunk_ct, slices))):
-            made = make()
-            case = _Case(name, folder / f"{name}.nii", made.l1_zyx)
-            volume_io.write_image(case.file, made.ct.array_zyx, made.ct.geometry)
-            print(f"{name}: {' x '.join(map(str, made.ct.geometry.size_xyz))}, {made.ct.array_zyx.nbytes / 1e6:.0f} MB")
-            del made
-            rows[name] = {quality: measure(case, weights, quality, folder) for quality in PLAIN}
-        rows["cancel (s)"] = _cancelled(case, weights)
-    if out is not None:
-        out.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
-        print(f"Figures: {out}")
-    return 0
+    given, folder = settings.weights_folder, settings.place
+    weights = Path(given).absolute() if given else folder / "weights"
+    if not given:
+        say("demonstration network", 0.0)
+        write_stand_in(weights, widen=settings.widen)
+    weights_store.require("full", str(weights))
+    cts: dict[str, Callable[[], BenchCT]] = {"abdomen": abdomen_ct}
+    if not settings.quick:
+        cts[LARGE] = partial(trunk_ct, settings.slices)
+    case: _Case | None = None
+    for place, (name, make) in enumerate(cts.items()):
+        made = make()
+        case = _Case(name, folder / f"{name}.nii", made.l1_zyx)
+        volume_io.write_image(case.file, made.ct.array_zyx, made.ct.geometry)
+        size = f"{' x '.join(map(str, made.ct.geometry.size_xyz))}, {made.ct.array_zyx.nbytes / 1e6:.0f} MB"
+        del made
+        for number, quality in enumerate(PLAIN):
+            say(f"{name}, {quality}", (place + number / len(PLAIN)) / (len(cts) + 0.3))
+            weights_said = "" if given else f"; demonstration network with {settings.widen} x its channels"
+            yield from compared(case, weights, quality, folder, f"{size}{weights_said}")
+    assert case is not None
+    say("cancel", len(cts) / (len(cts) + 0.3))
+    yield cancel_row(_cancelled(case, weights))
 
 
-def measure(case: _Case, weights: Path, quality: str, folder: Path) -> dict[str, Any]:
-    """The costs of the plain calls and of our first and second case, ratios, and L1's Dice between both."""
+def compared(case: _Case, weights: Path, quality: str, folder: Path, note: str = "") -> Iterator[Row]:
+    """The plain calls, then our first and second case in one worker, against the cheapest plain call."""
     costs, masks = {}, {}
     for name, options in PLAIN[quality].items():
         costs[name], masks[name] = plain_run(case, weights, options, folder)
     with contextlib.closing(WorkerClient()) as client:
-        for name in ("worker, first case", "worker, second case"):
+        for name in (FIRST, SECOND):
             costs[name], masks[name] = worker_run(case, weights, quality, client)
-    cheapest = min(costs[name].wall_s for name in PLAIN[quality])
-    least = min(costs[name].peak_mb for name in PLAIN[quality])
-    ours = costs["worker, second case"]
-    ratios = {"wall": ours.wall_s / cheapest}
+    cheapest = min(PLAIN[quality], key=lambda name: costs[name].wall_s)
+    title = f"{case.name}, {quality}"
+    for name, cost in costs.items():
+        agreed = f"; with ours {dice(masks[name], masks[SECOND]):.3f}" if name in PLAIN[quality] else ""
+        told = f"{cost.cpu_s:.0f} s of processor; Dice of L1 with the truth {cost.l1_dice:.3f}{agreed}"
+        told = "; ".join(filter(None, (told, note)))
+        yield Row(
+            f"{title}: {name}", cost.wall_s, repeats=1, peak_mb=cost.peak_mb, note=told,
+            ratio=None if name in PLAIN[quality] else cost.wall_s / costs[cheapest].wall_s,
+            baseline="" if name in PLAIN[quality] else cheapest,
+            aim=GOALS["wall"] if name == SECOND else None, aim_of="ratio" if name == SECOND else "",
+        )  # fmt: skip
     if case.name == LARGE:
-        ratios |= {"memory": ours.peak_mb / least, "memory (MB)": ours.peak_mb}
-    agreement = {name: dice(masks[name], masks["worker, second case"]) for name in PLAIN[quality]}
-    _print(quality, costs, ratios, agreement)
-    return {"costs": {name: asdict(cost) for name, cost in costs.items()}, "ratios": ratios, "l1_dice": agreement}
+        least = min(PLAIN[quality], key=lambda name: costs[name].peak_mb)
+        ours = costs[SECOND].peak_mb
+        yield Row(
+            f"{title}: peak memory", ours, "MB", repeats=1, ratio=ours / costs[least].peak_mb, baseline=least,
+            aim=GOALS["memory"], aim_of="ratio",
+        )  # fmt: skip
+        yield Row(
+            f"{title}: peak memory, whatever others need", ours, "MB", repeats=1, aim=GOALS["memory (MB)"],
+            aim_of="median",
+        )  # fmt: skip
+
+
+def cancel_row(taken: Mapping[str, float]) -> Row:
+    """The slowest Cancel."""
+    told = ", ".join(f"{name} {s:.2f} s" for name, s in taken.items())
+    return Row(
+        "Cancel until nothing is left, the slowest", max(taken.values()), repeats=len(taken), aim=GOALS["cancel (s)"],
+        aim_of="median", note=told,
+    )  # fmt: skip
 
 
 def plain_run(case: _Case, weights: Path, options: Sequence[str], folder: Path) -> tuple[Cost, BoolArray]:
@@ -177,8 +201,6 @@ def _cancelled(case: _Case, weights: Path) -> dict[str, float]:
             sleep(0.001)
         taken[f"after {after_s:g} s"] = perf_counter() - began
         client.close()
-    slowest = max(taken.values())
-    print(f"cancel: {', '.join(f'{name} {s:.2f} s' for name, s in taken.items())}  {_verdict('cancel (s)', slowest)}")
     return taken
 
 
@@ -198,17 +220,3 @@ def _l1_of(found: SpineSegmentation) -> BoolArray:
     depth, height, width = found.labels_zyx.shape
     l1[z : z + depth, y : y + height, x : x + width] = found.labels_zyx == found.label_of("L1")
     return l1
-
-
-def _print(quality: str, costs: dict[str, Cost], ratios: dict[str, float], agreement: dict[str, float]) -> None:
-    print(f"  {quality:<24}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'L1 Dice':>9}")
-    for name, cost in costs.items():
-        print(f"  {name:<24}{cost.wall_s:>9.1f}{cost.cpu_s:>9.1f}{cost.peak_mb:>9.0f}{cost.l1_dice:>9.3f}")
-    for name, ratio in ratios.items():
-        print(f"    second case / cheapest plain, {name}: {ratio:.3g}  {_verdict(name, ratio)}")
-    for name, value in agreement.items():
-        print(f"    L1 of both, {name}: Dice {value:.3f}")
-
-
-def _verdict(goal: str, value: float) -> str:
-    return f"(goal ≤ {GOALS[goal]:.3g}: {'reached' if value <= GOALS[goal] else 'MISSED'})"

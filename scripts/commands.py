@@ -15,7 +15,7 @@ from scripts.console import SetupError, complain, say
 from scripts.environment import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERYTHING = ("core", "browser", "segment", "dev")
+EVERYTHING = ("core", "browser", "segment", "fast", "batch", "dev")
 CHECKS = (
     ("lint", ["-m", "ruff", "check", "."]),
     ("format", ["-m", "ruff", "format", "--check", "."]),

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medconv import RESEARCH_USE_ONLY, __version__, console
+from medconv.batch_command import add_batch
+from medconv.bench_command import add_bench
 from medconv.cohort_command import add_cohort
 from medconv.command_line import Commands, add_compare, add_predict, add_segment, add_segmenters
 from medconv.evaluate_command import add_evaluate
@@ -21,7 +23,7 @@ from medconv.explain_command import add_explain
 from medconv.reproduce_command import add_reproduce
 from medconv.simulate_command import add_simulate
 from medconv.train_command import add_train
-from medconv.types import MedConvError, UsageError
+from medconv.types import MedConvError
 from medconv.vertebrae import LABEL_MAPS
 
 
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"medconv {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_predict(commands)
+    add_batch(commands)
     add_explain(commands)
     add_segment(commands)
     add_compare(commands)
@@ -73,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add_cohort(commands)
     _add_panel(commands)
     _add_weights(commands)
-    _add_bench(commands)
+    add_bench(commands)
     return parser
 
 
@@ -159,34 +162,6 @@ def _weights_export(options: argparse.Namespace) -> int:
     from medconv.weights_command import run_export
 
     return run_export(options)
-
-
-def _add_bench(commands: Commands) -> None:
-    p = commands.add_parser("bench", help="measure this computer: stages, memory, ratios to a baseline")
-    p.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
-    p.add_argument("--repeats", type=int, default=5, metavar="N")
-    p.add_argument("--slices", type=int, default=700, metavar="N", help="of 512 x 512 (default 700)")
-    p.add_argument("--segmentation", action="store_true", help="our worker against the plain TotalSegmentator command")
-    p.add_argument("--weights-folder", type=Path, metavar="DIR", help="TotalSegmentator's weights for --segmentation")
-    p.add_argument("--widen", type=int, default=1, metavar="N", help="without them: N x the demonstration's channels")
-    p.add_argument("--loader", type=Path, metavar="COHORT", help="feeding from cached crops against reading each CT")
-    p.set_defaults(run=_bench)
-
-
-def _bench(options: argparse.Namespace) -> int:
-    from medconv.bench import MINIMUM_SLICES, run_bench
-
-    if options.slices < MINIMUM_SLICES or options.repeats < 1:
-        raise UsageError("bench_too_small", "The bench needs a whole L1.", f"Give --slices {MINIMUM_SLICES} or more.")
-    if options.loader:
-        from medconv.training.cohorts.loader_bench import run_loader_bench
-
-        return run_loader_bench(options.loader, options.repeats, options.out)
-    if options.segmentation:
-        from medconv.segmentation_bench import run_segmentation_bench
-
-        return run_segmentation_bench(options.slices, options.out, str(options.weights_folder or ""), options.widen)
-    return run_bench(options.slices, options.repeats, options.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from medconv.devices import DEVICES
+from medconv import runtimes
 from medconv.segmenter import QUALITIES, TOTALSEGMENTATOR
 from medconv.tau_adjustment import METHODS
 from medconv.vertebrae import LABEL_MAPS
@@ -37,6 +37,15 @@ def add_prediction_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--adjustment", choices=[m.id for m in METHODS], help="default: the weights' own")
     p.add_argument("--tau1", type=float, metavar="X", help="temperature of the majority classes ('temperature' only)")
     p.add_argument("--tau2", type=float, metavar="X", help="see the chosen adjustment in the user guide")
+    p.add_argument(
+        "--runtime",
+        choices=(runtimes.AUTO, *runtimes.RUNTIMES),
+        default=runtimes.AUTO,
+        metavar="NAME",
+        help="how the network is run: auto (default: what a short measurement finds fastest) or "
+        + ", ".join(runtimes.RUNTIMES),
+    )
+    p.add_argument("--dicom", action="store_true", help="L1 as DICOM SEG and the answer as DICOM SR as well")
     p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
 
 
@@ -81,7 +90,7 @@ def _add_segmenter_options(p: argparse.ArgumentParser, names_of: str) -> None:
     p.add_argument("--label-map", metavar="NAME|FILE", help=f"{names_of}{', '.join(LABEL_MAPS)} or a JSON file")
     p.add_argument("--insist", action="store_true", help="run the demonstration network on a CT that is not simulated")
     p.add_argument("--time-limit", type=float, metavar="MIN", help="end a segmentation after this time (default 30)")
-    p.add_argument("--device", choices=DEVICES, default="auto")
+    p.add_argument("--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
 
 
 def _add_level_options(p: argparse.ArgumentParser) -> None:

@@ -12,9 +12,9 @@ from time import perf_counter
 
 import numpy as np
 
-from medconv import attenuation, crop, l1_mask, mask_fit, tau_adjustment, tscore, vertebra_check
+from medconv import attenuation, crop, l1_mask, mask_fit, neighbourhood, tau_adjustment, tscore, vertebra_check
 from medconv.config import ModelCard
-from medconv.grid import cut_ct, index3
+from medconv.grid import cut_from_whole
 from medconv.hounsfield import check_finite, check_hounsfield
 from medconv.inference import LoadedModel
 from medconv.prediction_set import prediction_set, set_notes
@@ -36,7 +36,6 @@ from medconv.types import (
     TScoreClass,
 )
 
-NEIGHBOURHOOD_MM = 30.0  # around L1: enough for a 96 mm crop around any vertebra, and to see it in its place
 SIMULATED_NOTE = "Trained on simulated CT: demonstration only."
 
 Progress = Callable[[str, float], None]
@@ -52,6 +51,7 @@ class Measured:
     quality: tuple[QualityNote, ...]
     device: str
     timing_s: dict[str, float]
+    runtime: str = "eager"
 
 
 def predict(
@@ -86,6 +86,7 @@ def prepare(
 ) -> L1Case:
     """Judge the CT and the mask, and cut both to L1's neighbourhood. Raises InputRefused.
 
+    ct: the whole CT, or a slab of it that holds `neighbourhood.needed(mask)`; the case is the same.
     level: as for `predict`; its doubts, confirmed or not, become warnings.
     """
     progress("Checking the CT", 0.05)
@@ -102,8 +103,8 @@ def cut_out(
     The CT is taken as judged: `prepare` does that for a patient's, the simulator answers for its own.
     """
     mask, mask_notes = l1_mask.check(mask, level.used_as if level else "L1")
-    start, size = _neighbourhood(mask)
-    block = cut_ct(ct, start, size)
+    start, size = neighbourhood.around(mask)
+    block = cut_from_whole(ct, start, size)
     check_finite(block)
     return L1Case(
         ct=block,
@@ -161,7 +162,7 @@ def measure(
         "crop": cropped_at - measured_at,
         "network": perf_counter() - cropped_at,
     }
-    return Measured(core, logits, (*fit_notes, *core_notes, *network_notes), model.device, timing)
+    return Measured(core, logits, (*fit_notes, *core_notes, *network_notes), model.device, timing, model.runtime)
 
 
 def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adjustment) -> Prediction:
@@ -188,6 +189,7 @@ def conclude(case: L1Case, measured: Measured, card: ModelCard, adjustment: Adju
         device=measured.device,
         timing_s=measured.timing_s,
         prediction_set=possible,
+        runtime=measured.runtime,
     )
 
 
@@ -232,16 +234,6 @@ def _model_notes(card: ModelCard, ct: CTVolume, adjustment: Adjustment) -> list[
     if ct.is_simulated:
         notes.append(QualityNote("simulated_ct", Severity.INFO, "This CT is simulated; it shows no patient."))
     return notes + tau_adjustment.choice_notes(adjustment, card.default_adjustment)
-
-
-def _neighbourhood(mask: L1Mask) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """First voxel and size (x, y, z) of the block around L1, within the CT."""
-    margin = np.ceil(NEIGHBOURHOOD_MM / np.asarray(mask.ct_geometry.spacing_mm_xyz)).astype(int)
-    low = np.asarray(mask.start_xyz)
-    high = low + np.asarray(mask.block_zyx.shape[::-1])
-    start = np.maximum(low - margin, 0)
-    stop = np.minimum(high + margin, mask.ct_geometry.size_xyz)
-    return index3(start), index3(stop - start)
 
 
 def _mask_in_block(mask: L1Mask, start_xyz: tuple[int, int, int], size_xyz: tuple[int, int, int]) -> BoolArray:

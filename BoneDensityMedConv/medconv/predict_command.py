@@ -9,14 +9,24 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
-from medconv import console, l1_mask, mask_source, pipeline, report, report_html, result_files, tscore, volume_io
+from medconv import (
+    console,
+    dicom_export,
+    mask_source,
+    pipeline,
+    report,
+    report_html,
+    result_files,
+    tscore,
+    volume_io,
+)
+from medconv.case_reading import read_around_mask
 from medconv.config import ModelCard
+from medconv.dicom_series import find_series
 from medconv.explanation import Explanation, explain
 from medconv.explanation_picture import explanation_png
 from medconv.explanation_report import explanation_document, explanation_section, print_explanation
-from medconv.grid import index3
+from medconv.grid import start_in
 from medconv.hounsfield import check_hounsfield
 from medconv.inference import LoadedModel
 from medconv.mask_source import Decision, Levels
@@ -51,6 +61,7 @@ class _Case:
     notes: tuple[QualityNote, ...] = ()
     levels: Levels | None = None
     view: LevelView | None = None
+    series_files: tuple[str, ...] = ()
     timing_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -60,12 +71,21 @@ def run_predict(options: argparse.Namespace, target: str = "") -> int:
     target: explain this as well (a key of `explanation.TARGETS`); "" explains nothing.
     """
     decision, request = Decision.of(options), _request(options)
+    if options.dicom:
+        dicom_export.check_request(options.ct)
     out: Path = options.out
     result_files.prepare(out, result_files.ANSWER, [options.ct, options.mask])
-    model = LoadedModel.load(options.weights, options.device)
+    console.say("Loading MedConv")
+    try:
+        model = LoadedModel.load(options.weights, options.device, options.runtime)
+    finally:
+        console.clear()
     adjustment = chosen_adjustment(options, model.card)
     case, started = _Case(), perf_counter()
     try:
+        if options.dicom:
+            case.series_files = find_series(options.ct, options.series).files
+            dicom_export.check_series(case.series_files)
         prediction = _analyse(case, options, request, decision, model, adjustment)
         explained = _explain(case, prediction, model, target) if target else None
     except InputRefused as refusal:
@@ -143,19 +163,31 @@ def _analyse(
 ) -> Prediction:
     started = perf_counter()
     console.say("Reading the CT")
-    case.ct = ct = volume_io.read_ct(options.ct, options.series)
-    case.timing_s["read"] = perf_counter() - started
+    source = volume_io.open_ct(options.ct, options.series)
+    if request is None and not options.label_map:
+        read = read_around_mask(source, options.mask, options.label)
+        case.ct, case.mask, case.choice, case.notes = read.ct, read.mask, read.level, read.notes
+    else:
+        _take_named(case, source.read(), options, request, decision)
+    case.timing_s["read"] = perf_counter() - started - case.timing_s.get("segment", 0.0)
+    assert case.ct is not None
+    assert case.mask is not None
+    return pipeline.predict(
+        case.ct, case.mask, model, adjustment, notes=case.notes, level=case.choice, progress=console.say
+    )
+
+
+def _take_named(
+    case: _Case, ct: CTVolume, options: argparse.Namespace, request: SegmenterRequest | None, decision: Decision
+) -> None:
+    """With the whole CT: its vertebrae are found or judged, and shown, one and all."""
+    case.ct = ct
     if request is not None:
         _segment(case, ct, request, decision, options.time_limit)
-    elif options.label_map:
-        segmentation, notes = mask_source.read_named_mask(options.mask, options.label_map, ct)
-        case.notes = (*notes, *segmentation.notes)
-        _take_level(case, mask_source.judge(ct, segmentation, decision))
-    else:
-        _take_label(case, ct, options)
-    case.timing_s["read"] = perf_counter() - started - case.timing_s.get("segment", 0.0)
-    assert case.mask is not None
-    return pipeline.predict(ct, case.mask, model, adjustment, notes=case.notes, level=case.choice, progress=console.say)
+        return
+    segmentation, notes = mask_source.read_named_mask(options.mask, options.label_map, ct)
+    case.notes = (*notes, *segmentation.notes)
+    _take_level(case, mask_source.judge(ct, segmentation, decision))
 
 
 def _segment(
@@ -181,15 +213,6 @@ def _take_level(case: _Case, levels: Levels) -> None:
     case.mask, case.choice = levels.mask, levels.choice
 
 
-def _take_label(case: _Case, ct: CTVolume, options: argparse.Namespace) -> None:
-    console.say("Reading the mask")
-    labels, geometry, _owner = volume_io.read_labels(options.mask)
-    case.mask, notes = l1_mask.from_labels(labels, geometry, options.label, ct.geometry, source="mask file")
-    case.notes = tuple(notes)
-    found_as = "the only label" if options.label is None else f"label {options.label}"
-    case.choice = LevelChoice(found_as, "L1", "label", EXISTING)
-
-
 def _explain(case: _Case, prediction: Prediction, model: LoadedModel, target: str) -> Explanation:
     started = perf_counter()
     explained = explain(model, prediction.case, target, progress=console.say)
@@ -206,9 +229,10 @@ def _write_answer(out: Path, case: _Case, prediction: Prediction, explained: Exp
             write_levels(folder, case.levels, case.view)
         for name, png in pictures.items():
             (folder / PLANE.format(vertebra, name)).write_bytes(png)
-        mask = measured_mask(ct, prediction).full_array_zyx()
-        volume_io.write_image(folder / MASK.format(vertebra), mask, ct.geometry)
+        volume_io.write_mask(folder / MASK.format(vertebra), measured_mask(ct, prediction))
         document = report.result_document(prediction, dict(case.view.document) if case.view else None)
+        if case.series_files:
+            dicom_export.write_dicom(folder, measured_mask(ct, prediction), document, case.series_files)
         section = _write_explanation(folder, ct, prediction, explained) if explained is not None else ""
         _write_report(folder, document, pictures, case.view, section)
 
@@ -233,9 +257,9 @@ def _write_refusal(out: Path, refusal: InputRefused, case: _Case) -> None:
 
 
 def measured_mask(ct: CTVolume, prediction: Prediction) -> L1Mask:
-    """The mask that the answer rests on, without stray pieces, on the CT's grid."""
-    start = np.round(ct.geometry.lps_to_index(prediction.case.ct.geometry.origin_lps_mm))
-    return L1Mask(prediction.case.mask_zyx, index3(start), ct.geometry)
+    """The mask that the answer rests on, without stray pieces, on the whole CT's grid."""
+    grid = ct.whole_geometry
+    return L1Mask(prediction.case.mask_zyx, start_in(grid, prediction.case.ct.geometry), grid)
 
 
 def _write_report(
@@ -262,3 +286,6 @@ def _print_answer(prediction: Prediction, case: _Case, out: Path) -> None:
         if note.code not in told:
             print(f"  {note.severity}: {note.message}")
     print(f"  Report: {out / REPORT}")
+    if case.series_files:
+        names = (dicom_export.SEGMENTATION, dicom_export.REPORT)
+        print(f"  DICOM: {', '.join(str(out / name.format(vertebra.lower())) for name in names)}")

@@ -39,6 +39,7 @@ def result_document(prediction: Prediction, level: dict[str, Any] | None = None)
         "quality": notes_document(prediction.quality),
         "model": vars(prediction.model).copy(),
         "device": prediction.device,
+        "runtime": prediction.runtime,
         "timing_s": dict(prediction.timing_s),
     }
 
@@ -79,6 +80,7 @@ def _frame(status: str) -> dict[str, Any]:
         "refusal": None,
         "model": None,
         "device": None,
+        "runtime": None,
         "timing_s": {},
         "versions": versions(),
     }

@@ -132,7 +132,7 @@ def _making(document: Mapping[str, Any], vertebra: str) -> str:
         "Adjustment": f"{method(adjustment['method']).label}, tau1 {adjustment['tau1']:g}, tau2 {adjustment['tau2']:g}",
         "Logits (unadjusted)": logits,
         f"{vertebra} centre": f"{center} mm (right-anterior-superior)",
-        "Device": f"{document['device']}, {seconds:.2f} s",
+        "Device": f"{document['device']} ({document.get('runtime') or 'eager'}), {seconds:.2f} s",
     }
     if possible := document.get("prediction_set"):
         rows["Classes that remain possible"] = f"{' or '.join(possible)} (conformal set of the weights' own adjustment)"

@@ -18,6 +18,7 @@ ANSWER = (
         for vertebra in ("l1", "t12", "l2")
         for what in (
             "mask.nii.gz", "sagittal.png", "axial.png", "coronal.png", "explanation.nii.gz", "explanation.png",
+            "segmentation.dcm", "report.dcm",
         )
     ),
     "explanation.json",

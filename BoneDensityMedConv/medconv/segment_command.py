@@ -99,7 +99,7 @@ def write_levels(folder: Path, levels: Levels, view: LevelView) -> None:
     write_segmentation(folder, levels.segmentation)
     if levels.mask is not None and levels.choice is not None:
         name = MASK.format(levels.choice.used_as.lower())
-        volume_io.write_image(folder / name, levels.mask.full_array_zyx(), levels.mask.ct_geometry)
+        volume_io.write_mask(folder / name, levels.mask)
     if view.svg:
         (folder / PICTURE_SVG).write_text(view.svg, "utf-8")
         (folder / PICTURE_PNG).write_bytes(view.png)

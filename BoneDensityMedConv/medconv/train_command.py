@@ -10,7 +10,7 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from medconv.train_options import add_arguments, plan_of, settings_of
 from medconv.types import InputRefused, MedConvError, MissingRequirement, UsageError
 
 if TYPE_CHECKING:
+    from medconv.config import Preprocessing
+    from medconv.population import Population
     from medconv.training.cohorts.cases import Cohort
     from medconv.training.cohorts.crops import CropSet
     from medconv.training.runs.distributed import Processes
@@ -149,20 +151,34 @@ class _Crops:
         training, validation = (subset(self.whole, chosen) for chosen in ids)
         return training, validation
 
+    def population(self, cohort: Cohort, training: CropSet) -> Population:
+        """The training cases as numbers, from what was measured while their crops were made."""
+        from medconv.training.cohorts.cases import TRAIN
+        from medconv.training.cohorts.crop_cache import case_facts, population_of
+
+        split = TRAIN if self.options.folds is None else None
+        return population_of(case_facts(cohort, split, self._grid, self._cache), training)
+
+    @property
+    def _cache(self) -> Path:
+        return Path(self.options.cache or self.options.cohort / "crop_cache")
+
+    @property
+    def _grid(self) -> Preprocessing:
+        return replace(self.settings.preprocessing, channels=1)  # repeated when it is fed
+
     def _read(self, cohort: Cohort, split: str | None) -> CropSet:
         from medconv.training.cohorts.crop_cache import cohort_crops
         from medconv.training.runs.distributed import after_first
 
         options = self.options
-        cache: Path = options.cache or options.cohort / "crop_cache"
-        grid = replace(self.settings.preprocessing, channels=1)  # repeated when it is fed
 
         def read() -> CropSet:
             return cohort_crops(
                 cohort,
                 split,
-                grid,
-                cache,
+                self._grid,
+                self._cache,
                 workers=options.workers,
                 progress=_say(self.processes),
                 strict=options.strict,
@@ -185,13 +201,13 @@ def _one_run(
         soft = cohort.model.class_given_signal(training.signals)
     trained = train_run(
         settings, training, validation, run, device=options.device, soft=soft, progress=Ears(prefix),
-        about=lambda: _describe(run, cohort, len(training), len(validation)),
+        about=lambda: _describe(run, cohort, crops.population(cohort, training), len(training), len(validation)),
     )  # fmt: skip
     console.clear()
     return trained
 
 
-def _describe(run: Path, cohort: Cohort, training: int, validation: int) -> None:
+def _describe(run: Path, cohort: Cohort, population: Population, training: int, validation: int) -> None:
     """Write what people and exported weights are told of the data: no patient, no path."""
     from medconv.training.cohorts.splits import write_splits
     from medconv.training.runs.run_folder import DATA, write_whole
@@ -201,6 +217,7 @@ def _describe(run: Path, cohort: Cohort, training: int, validation: int) -> None
         "reference": cohort.reference,
         "simulated": cohort.model is not None,
         "cases": {"train": training, "validation": validation},
+        "population": asdict(population),
     }
     write_whole(run / DATA, json.dumps(content, indent=1).encode())
     write_splits(run / SPLITS, cohort)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,15 @@ ARCHIVED_FILES = {
     "dicom_thorax_l1_absent": (f"{_REFERENCE}/example_seg_dicom.nii.gz",),
 }
 ARCHIVED_SERIES = ("dicom_thorax_l1_absent", f"{_REFERENCE}/example_ct_dicom")
+
+
+def pytest_configure() -> None:
+    """Ctrl+C reaches the programs that tests start, also where a shell runs the tests in the background.
+
+    Such a shell lets its jobs ignore it, and every program that they start inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _from_archive() -> Path | None:

@@ -61,7 +61,7 @@ class NNUNetModel:
         notes: list[QualityNote] = []
         # A case that did not fit into the GPU must not send the next one to the CPU too.
         self._predictor.device = torch.device(self.device)
-        self._predictor.perform_everything_on_device = self.device == "cuda"
+        self._predictor.perform_everything_on_device = self.device.startswith("cuda")
         x, y, z = block.spacing_mm_xyz
         with adapted_nnunet(notes), reporting_progress(progress, stage, runs=len(self.folder.checkpoints)):
             image = block.array_zyx[np.newaxis].astype(np.float32)  # (channel, z, y, x)

@@ -91,7 +91,7 @@ def predict_total_3mm(image: Nifti1Image, device: str) -> NDArray[np.uint8]:
     from totalsegmentator.python_api import totalsegmentator
 
     labels = totalsegmentator(
-        image, None, ml=True, fast=True, task="total", device=DEVICES[device], quiet=True,
+        image, None, ml=True, fast=True, task="total", device=_its_name(device), quiet=True,
         nr_thr_resamp=1, nr_thr_saving=1, skip_saving=True,
     )  # fmt: skip
     return _array_zyx(labels)
@@ -112,9 +112,15 @@ def predict_vertebrae(image: Nifti1Image, device: str) -> NDArray[np.uint8]:
     labels, _, _ = nnUNet_predict_image(
         image, None, [PART_VERTEBRAE], folds=[0], trainer=settings["trainer"], multilabel_image=True,
         resample=settings["resample"], task_name="total", roi_subset=names, nr_threads_resampling=1,
-        nr_threads_saving=1, skip_saving=True, quiet=True, device=select_device(DEVICES[device]),
+        nr_threads_saving=1, skip_saving=True, quiet=True, device=select_device(_its_name(device)),
     )  # fmt: skip
     return _array_zyx(labels)
+
+
+def _its_name(device: str) -> str:
+    """A torch device as TotalSegmentator calls it: "cuda:1" is "gpu:1"."""
+    kind, colon, number = device.partition(":")
+    return DEVICES[kind] + colon + number
 
 
 def _array_zyx(image: Nifti1Image) -> NDArray[np.uint8]:

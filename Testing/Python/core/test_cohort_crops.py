@@ -19,7 +19,8 @@ from core.cohort_writer import l1_case, write_case, write_cohort, write_image
 from torch.utils.data import DataLoader
 
 from medconv import attenuation, l1_mask, pipeline, volume_io
-from medconv.cli import main
+from medconv.bench import training_feed
+from medconv.bench.settings import Settings, silent
 from medconv.config import Preprocessing
 from medconv.crop import standardised_crop
 from medconv.simulate.cohort import CohortModel
@@ -29,6 +30,7 @@ from medconv.training.cohorts.cases import TRAIN, VALIDATION, Cohort
 from medconv.training.cohorts.cohort_folder import read_cohort
 from medconv.training.cohorts.crop_cache import cohort_crops, left_out, subset
 from medconv.training.cohorts.crop_store import CropStore, case_key
+from medconv.training.cohorts.loader_bench import ways_to_feed
 from medconv.types import InputRefused, MissingRequirement
 
 SMALL = Preprocessing(size_xyz=(24, 28, 20), spacing_mm=3.0)
@@ -264,18 +266,20 @@ def test_the_authors_way_feeds_the_same_input_as_the_cache(cohort: Cohort, cache
     assert np.concatenate([classes.numpy() for _, classes in batches]).tolist() == crops.classes.tolist()
 
 
-def test_the_loader_bench_prints_a_table_and_writes_json(folder: Path, tmp_path: Path, capsys) -> None:
+def test_the_bench_feeds_the_same_cases_both_ways(folder: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copytree(folder, tmp_path / "cohort"))
     shutil.rmtree(mine / "val_data")
     (mine / "cohort.json").write_text(json.dumps({"name": "bench", "model": {}}))
     for number in (3, 4, 5):
         (mine / f"train_data/s{number:02}.nii.gz").unlink()
-    assert main(["bench", "--loader", str(mine), "--repeats", "1", "--out", str(tmp_path / "bench.json")]) == 0
-    figures = json.loads((tmp_path / "bench.json").read_text())["figures"]
-    assert figures["cases"] == 3
-    ratio = figures["authors' way: NIfTI read for each sample (s an epoch)"] / figures["cached crops (s an epoch)"]
-    assert figures["authors' way / cached crops"] == pytest.approx(ratio)
-    assert "An epoch is fed" in capsys.readouterr().out
+    fed, read = read_cohort(mine), cohort_crops(read_cohort(mine), TRAIN, SMALL, tmp_path / "crops")
+    assert [epoch() for epoch in ways_to_feed(fed, read, SMALL)] == [3, 3]
+    settings = Settings(repeats=2, loader=str(mine), folder=str(tmp_path))
+    making, authors, cached = training_feed.measure(settings, silent)
+    assert making.note.startswith("3 cases")
+    assert (authors.repeats, cached.repeats) == (2, 2)
+    assert (cached.baseline, cached.aim) == (training_feed.AUTHORS, 0.1)
+    assert cached.ratio > 0
 
 
 @pytest.mark.real_ct

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("nnunetv2")
-
 from core.nnunet_writer import write_model
 from core.test_nnunet_segmenter import PATCH, on_whole_ct, painted_ct, silent
 

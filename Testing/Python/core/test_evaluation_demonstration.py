@@ -39,6 +39,12 @@ def test_demonstration_writes_weights_that_load_and_a_card_that_tells_all(
     torch.set_num_threads(1)
     sets = {"train": toy_set(64, 0), "validation": toy_set(48, 1), "test": toy_set(48, 2)}
     monkeypatch.setattr(demonstration, "cached_crops", lambda folder, request, count: sets[request.split])
+    sheet = [
+        {"hu_mean": str(100.0 + i), "hu_sd": "30", "mask_volume_ml": "45", "scan_kvp": "120.0" if i % 4 else "80.0",
+         "scan_slice_thickness_mm": "1.25", "scan_phase": "native" if i % 2 else "portal"}
+        for i in range(64)
+    ]  # fmt: skip
+    monkeypatch.setattr(demonstration, "truth_sheets", lambda folder, split, count: sheet[:count])
     train = RunSettings(width=4, epochs=1, batch_size=8, warm_up=2, patience=0)
     wanted = demonstration.DemonstrationSettings(
         cases=64, validation_cases=48, test_cases=48, threads=1, resamples=50, train=train, preprocessing=SMALL
@@ -56,7 +62,20 @@ def test_demonstration_writes_weights_that_load_and_a_card_that_tells_all(
     told = found["test"]["metrics"]["balanced_accuracy"]["value"]
     assert told == pytest.approx(metrics.balanced_accuracy(sets["test"].classes, answers))
     ideal = found["test"]["ideal"]["ideal_reader"]["metrics"]["balanced_accuracy"]["value"]
+    known = weights.read_manifest(out / "manifest.json")[0].population
+    assert known is not None
+    assert known.patients == 64
+    assert known.quantities["hu_mean"].at(0.5) == pytest.approx(131.5)
+    assert known.acquisition["kvp"] == {"80": 16, "120": 48}
+    assert known.acquisition["slice_thickness_mm"] == {"1.25": 64}
+    assert known.acquisition["contrast_agent"] == {"named": 32, "not named": 32}
+    of_validation = reading.probabilities(network_logits(network, sets["validation"]), card.default_adjustment)
+    counts = np.bincount(of_validation.argmax(axis=1), minlength=3).tolist()
+    assert list(known.predicted.values()) == counts
+    assert known.quantities["p_osteoporosis"].at(0.5) == pytest.approx(np.median(of_validation[:, 2]), rel=1e-3)
     text = (out / "MODEL_CARD.md").read_text()
+    assert text.count("## Training population") == 1
+    assert "| HU of L1's trabecular core, mean | 103 | 132 | 160 |" in text
     for part in (
         "Trained on simulated CT: demonstration only", f"{told:.3f}", card.sha256, found["test"]["hu"]["verdict"],
         f"an ideal reader, who knows each patient's hidden signal, scores {ideal:.3f}", "Kappa (quadratic weights)",

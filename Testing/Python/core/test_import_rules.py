@@ -30,10 +30,15 @@ MAY_IMPORT = {
 }
 # Layer → its groups. A name stands for the module of medconv, or for the package with all that is in it.
 GROUPS: dict[str, tuple[set[str], ...]] = {
-    "nouns": ({"", "types", "errors", "config", "vertebrae"},),
-    "geometry": ({"grid", "vertebral_body", "vertebra_parts"}, {"devices"}, {"mineral"}),
+    "nouns": ({"", "types", "errors", "config", "population", "vertebrae"},),
+    "geometry": (
+        {"grid", "neighbourhood", "vertebral_body", "vertebra_parts"}, {"devices"}, {"mineral"}, {"user_folders"},
+    ),
     "stage": (
-        {"volume_io", "dicom_series", "dicom_tags"},
+        {
+            "volume_io", "block_file", "ct_source", "dicom_header", "dicom_series", "dicom_slices", "dicom_stack",
+            "dicom_tags", "file_layout", "gzip_stream", "stored_voxels",
+        },
         {"hounsfield"},
         {"slices"},
         {"segmenter", "segmenters"},
@@ -41,7 +46,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
         {"attenuation", "vertebra_check"},
         {"mask_fit"},
         {"crop"},
-        {"network", "weights", "inference"},
+        {"network", "weights", "inference", "runtimes"},
         {"tau_adjustment"},
         {"tscore"},
         {"prediction_set"},
@@ -53,7 +58,8 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     "pipeline": ({"pipeline"}, {"explanation", "explanation_cells", "explanation_file", "reference_vertebra"},),
     "telling": ({
         "report", "report_html", "level_report", "html_page", "planes", "dot_letters", "level_picture",
-        "level_drawing", "comparison_picture", "comparison_report", "dicom_export",
+        "level_drawing", "comparison_picture", "comparison_report",
+        "dicom_export", "dicom_source", "dicom_segment", "dicom_report", "dicom_codes",
     },),
     "samples": ({"sample_data", "sample_archive"},),
     "training": ({"training"},),
@@ -62,12 +68,16 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
             "cli", "cohort_command", "evaluate_command", "predict_command",
             "segment_command", "compare_command", "segmenters_command", "reproduce_command", "plugins",
         },
-        {"command_line", "console", "result_files", "label_map_file", "mask_source"},
+        {"case_reading", "command_line", "console", "result_files", "label_map_file", "mask_source"},
         {"train_command", "train_options", "train_summary", "weights_command"},
         {"simulate_command", "simulate_options", "simulated_cohort", "simulation_processes", "simulation_realism"},
         {"explain_command", "explanation_picture", "explanation_report"},
-        {"bench", "batch", "segmentation_bench", "bench_cts", "process_meter"},
-        {"worker", "worker_client", "worker_errors", "worker_events", "worker_process", "processes", "process_tree"},
+        {"batch", "batch_command"},
+        {"bench", "bench_command"},
+        {
+            "worker", "worker_client", "worker_commands", "worker_errors", "worker_events", "worker_interrupts",
+            "worker_process", "processes", "process_tree",
+        },
     ),
 }  # fmt: skip
 
@@ -75,7 +85,11 @@ ALWAYS_THERE = set(sys.stdlib_module_names) | {"numpy", "SimpleITK"}
 # May need torch (training: any of its tools) as soon as they are loaded; all others import them inside functions.
 TORCH_AT_LOAD = {"network", "training"}
 # May use more than numpy, SimpleITK and torch (inside functions).
-MAY_NEED_MORE = {"training", "simulate", "segmenters", "dicom_export", "explanation"}
+MAY_NEED_MORE = {
+    "gzip_stream",
+    "training", "simulate", "segmenters", "explanation", "runtimes", "batch", "bench",
+    "dicom_export", "dicom_source", "dicom_segment", "dicom_report", "dicom_codes",
+}  # fmt: skip
 
 IN_SLICER = {"slicer", "vtk", "vtkmodules", "scipy", "SampleData", "DICOMLib", "sitkUtils"}
 # Who may know which window system.

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from scripts.locks import normalized, read_own_version, read_pins
 
-PACKAGE_SETS = ("core", "browser", "segment", "dev")
+PACKAGE_SETS = ("core", "browser", "segment", "fast", "batch", "dev")
 # What run.py installs together: demo --headless, demo, and test.
 TOGETHER = (("core", "segment"), ("core", "browser", "segment"), PACKAGE_SETS)
 MACHINES = {
@@ -34,6 +34,8 @@ LEFT_OUT = {
     # the hub of models; torchvision's stand-in is a package of the project's own
     "timm": {"huggingface-hub", "pyyaml", "safetensors", "torchvision"},
     "timm-3d": {"huggingface-hub", "torchvision"},
+    # sends usage data
+    "openvino": {"openvino-telemetry"},
 }
 MODULES_LEFT_OUT = (
     "blosc", "dipy", "fury", "future", "gdcm", "graphviz", "huggingface_hub", "imagecodecs", "imgkit", "pyarrow",

@@ -12,9 +12,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-pytest.importorskip("nnunetv2")
-
 from core.nnunet_writer import HU_OF, MODEL_NAME, NAMES, THRESHOLDS_HU, write_checkpoint, write_model
 
 from medconv.devices import choose_device

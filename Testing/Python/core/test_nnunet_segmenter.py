@@ -13,9 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
-pytest.importorskip("nnunetv2")
-
 from core.nnunet_writer import HU_OF, write_model
 from core.phantom import Phantom, grid, phantom, reoriented
 

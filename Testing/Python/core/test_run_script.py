@@ -17,7 +17,7 @@ import run
 from scripts import commands, system_packages
 from scripts.console import SetupError
 
-PACKAGE_SETS = ("core", "browser", "segment", "dev")
+PACKAGE_SETS = ("core", "browser", "segment", "fast", "batch", "dev")
 
 
 def test_the_launcher_can_be_read_by_old_pythons(repository: Path) -> None:

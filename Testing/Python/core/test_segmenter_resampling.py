@@ -48,8 +48,9 @@ def on_whole_grid(block: np.ndarray, start, geometry: ImageGeometry) -> np.ndarr
 @pytest.mark.parametrize("code", ORIENTATIONS)
 @pytest.mark.parametrize("spacing_mm", [3.0, 1.5, 0.7])
 def test_block_equals_what_totalsegmentator_makes_of_the_ct(code: str, spacing_mm: float) -> None:
-    nibabel = pytest.importorskip("nibabel")
-    resampling = pytest.importorskip("totalsegmentator.resampling")
+    import nibabel
+    from totalsegmentator import resampling
+
     ct = turned(noisy_ct(direction=np.eye(3).ravel()), code)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.geometry.matrix()
     canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(ct.array_zyx.transpose(2, 1, 0), affine))
@@ -66,7 +67,8 @@ def test_block_equals_what_totalsegmentator_makes_of_the_ct(code: str, spacing_m
 
 
 def test_package_does_not_resample_the_block_a_second_time() -> None:
-    resampling = pytest.importorskip("totalsegmentator.resampling")
+    from totalsegmentator import resampling
+
     image = nifti_image(canonical_block(noisy_ct(), WHOLE, (23, 31, 17), 3.0))
     assert resampling.change_spacing(image, 3.0, order=1, dtype=np.int32) is image
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("totalsegmentator")
-
 from core.totalsegmentator_writer import painted_ct, write_weights
 
 from medconv.segmenter import SegmenterRequest, make_segmenter

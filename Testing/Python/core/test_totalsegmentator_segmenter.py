@@ -19,9 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("totalsegmentator")
-
 from core.phantom import Phantom, reoriented
 from core.totalsegmentator_writer import painted_ct, write_weights
 

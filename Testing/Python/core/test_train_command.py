@@ -6,12 +6,16 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from core.cohort_writer import l1_case, write_case, write_csv
 
-from medconv import cli, evaluate_command
-from medconv.training.cohorts.cases import TEST
+from medconv import attenuation, cli, evaluate_command, weights
+from medconv.training.cohorts import case_reading
+from medconv.training.cohorts.cases import TEST, TRAIN
+from medconv.training.cohorts.cohort_folder import read_cohort
+from medconv.training.figures.predictions import Predictions
 from medconv.training.runs import loop
 
 NUMBERS = [n for n in range(18) if n not in (4, 8, 15)]  # five of each class; 4 and 8 hold clipped HU
@@ -54,6 +58,28 @@ def test_a_folder_without_splits_is_split_once_and_trained(cohort: Path, run: Pa
     assert not told["simulated"]
     assert (run / "choice.json").is_file()
     assert (cohort / "crop_cache").is_dir()
+
+
+def test_exported_weights_tell_whom_they_were_trained_on(cohort: Path, run: Path, tmp_path: Path) -> None:
+    """Against the training CTs, read and measured one by one."""
+    assert cli.main(["weights", "export", str(run), "--out", str(tmp_path / "first.npz")]) == 0
+    known = weights.read_card(tmp_path / "first.npz").population
+    with (run / "splits.csv").open() as stream:
+        trained = {row["SubjectID"] for row in csv.DictReader(stream) if row["Split"] == TRAIN}
+    cases = [case_reading.read_case(case) for case in read_cohort(cohort).cases if case.case_id in trained]
+    cores = [attenuation.measure(case)[0] for case in cases]
+    assert known is not None
+    assert known.patients == len(cases) == 9
+    for name, values in {
+        "hu_mean": [core.mean_hu for core in cores],
+        "hu_sd": [core.sd_hu for core in cores],
+        "l1_volume_ml": [case.volume_ml for case in cases],
+    }.items():
+        assert known.quantities[name].cases == 9
+        assert known.quantities[name].at((0.0, 0.5, 1.0)) == pytest.approx(np.quantile(values, (0, 0.5, 1)), rel=1e-3)
+    assert sum(known.acquisition["kvp"].values()) == 9
+    answered = Predictions.load(run / "predictions_validation.npz")
+    assert sum(known.predicted.values()) == len(answered) == 3
 
 
 def test_the_same_command_again_tells_the_result(cohort: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

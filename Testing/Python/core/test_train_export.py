@@ -51,6 +51,7 @@ def test_the_card_tells_what_the_run_knows(run: Path, tmp_path: Path, inputs: to
     assert (card.tau1_train, card.default_adjustment) == (1.0, choice.adjustment)
     assert card.minority_classes == choice.minority_classes
     assert card.conformal == choice.conformal
+    assert card.population is None, "a run of before, whose folder does not tell"
     assert "16 CTs" in card.trained_on
     assert "'ward 7', reference standard DXA" in card.trained_on
     assert card.validation["validation"]["cases"] == 12

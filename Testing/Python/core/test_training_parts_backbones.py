@@ -63,7 +63,8 @@ def test_a_training_step_changes_every_part_of_a_backbone(name: str) -> None:
 
 @pytest.mark.parametrize("name", TIMM_NAMES)
 def test_names_and_sizes_are_those_of_timms_2d_network_with_kernels_as_deep_as_wide(name: str) -> None:
-    timm = pytest.importorskip("timm")
+    import timm
+
     with torch.device("meta"):
         flat = timm.create_model(name, num_classes=3, in_chans=1).state_dict()
     deep = on_meta(name).state_dict()
@@ -75,7 +76,8 @@ def test_names_and_sizes_are_those_of_timms_2d_network_with_kernels_as_deep_as_w
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet101", "resnet152"])
 def test_our_resnets_take_timm_3ds_weights_strictly_and_give_equal_outputs(name: str) -> None:
-    timm_3d = pytest.importorskip("timm_3d")
+    import timm_3d
+
     torch.manual_seed(1)
     with torch.device("meta"):
         theirs, ours = timm_3d.create_model(name, num_classes=3, in_chans=1), build_network(Architecture(name))

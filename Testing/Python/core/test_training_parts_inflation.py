@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
 
 from medconv.training.parts import backbones, inflation
 from medconv.training.parts.vit import SIZES, ViT3D, ViTSize
 from medconv.types import InputRefused
-
-timm = pytest.importorskip("timm")
 
 
 def photographs_network(name: str, **options) -> torch.nn.Module:
@@ -53,8 +53,7 @@ def test_a_vit_takes_timms_weights_and_gives_its_answer_for_one_layer_of_patches
         img_size=32, patch_size=8, embed_dim=96, depth=2, num_heads=3, mlp_ratio=2.0, num_classes=5
     ).eval()
     torch.nn.init.normal_(flat.cls_token)
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file(flat.state_dict(), tmp_path / "vit.safetensors")
+    safetensors.torch.save_file(flat.state_dict(), tmp_path / "vit.safetensors")
     deep = ViT3D(ViTSize(96, 2, 3, 192, 0.0), 1, 5, (8, 32, 32), patch=8).eval()
     told = inflation.load_pretrained(deep, tmp_path / "vit.safetensors")
     assert told.inflated == ("patch_embed.weight",)
@@ -118,7 +117,7 @@ def test_every_kind_of_file_gives_the_same_network(suffix: str, tmp_path: Path) 
     elif suffix == ".pth":
         torch.save({f"module.{k}": v for k, v in flat.items()}, file)
     else:
-        pytest.importorskip("safetensors.torch").save_file({k: v.contiguous() for k, v in flat.items()}, file)
+        safetensors.torch.save_file({k: v.contiguous() for k, v in flat.items()}, file)
     network = backbones.build("resnet18", width=4, in_channels=3, input_size_zyx=(8, 8, 8))
     inflation.load_pretrained(network, file)
     wanted = flat["layer1.0.conv1.weight"][:, :, None].expand(-1, -1, 3, -1, -1) / 3

@@ -108,7 +108,8 @@ def test_sam_stands_still_where_the_loss_is_flat() -> None:
 
 
 def test_schedule_free_is_the_packages_and_evaluates_its_average() -> None:
-    schedulefree = pytest.importorskip("schedulefree")
+    import schedulefree
+
     ours, theirs = small_network(), small_network()
     settings = OptimiserSettings("schedule_free", learning_rate=0.02, weight_decay=0.01, warm_up_steps=4)
     optimiser = make_optimiser(settings, ours.parameters(), total_steps=20)

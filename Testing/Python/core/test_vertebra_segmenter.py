@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("nnunetv2")
-
-from medconv.simulate import simulate_lumbar_ct  # noqa: E402
-from medconv.training.vertebrae import vertebra_segmenter as segmenter  # noqa: E402
-from medconv.training.vertebrae import vertebra_segmenter_data as data  # noqa: E402
-from medconv.training.vertebrae import vertebra_segmenter_evaluation as evaluation  # noqa: E402
-from medconv.training.vertebrae import vertebra_segmenter_folder as folder  # noqa: E402
-from medconv.training.vertebrae import vertebra_segmenter_network as networks  # noqa: E402
-from medconv.training.vertebrae.vertebra_segmenter_loss import dice_and_cross_entropy, supervised_loss  # noqa: E402
+from medconv.simulate import simulate_lumbar_ct
+from medconv.training.vertebrae import vertebra_segmenter as segmenter
+from medconv.training.vertebrae import vertebra_segmenter_data as data
+from medconv.training.vertebrae import vertebra_segmenter_evaluation as evaluation
+from medconv.training.vertebrae import vertebra_segmenter_folder as folder
+from medconv.training.vertebrae import vertebra_segmenter_network as networks
+from medconv.training.vertebrae.vertebra_segmenter_loss import dice_and_cross_entropy, supervised_loss
 
 NOTHING = data.Disturbance(
     rotation_deg=0.0, scale=0.0, shift_across=0, reach_beyond=0.0, cut_share=0.0, gain=0.0, offset=0.0, gamma=0.0,
@@ -66,7 +64,9 @@ def test_training_volume_is_what_nnunets_reader_gives(tmp_path: Path) -> None:
 
 
 def test_labels_are_totalsegmentators_by_name() -> None:
-    class_map = pytest.importorskip("totalsegmentator.map_to_binary").class_map["total"]
+    from totalsegmentator.map_to_binary import class_map as class_maps
+
+    class_map = class_maps["total"]
     for number, own in data.FROM_SIMULATED.items():
         assert data.LABEL_NAMES[own] == ("sacrum" if number == 26 else class_map[number])
     assert sorted(set(data.FROM_SIMULATED.values())) == list(range(1, len(data.LABEL_NAMES)))

@@ -63,7 +63,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names_and_addresses_are_those_of_the_package() -> None:
-    config = pytest.importorskip("totalsegmentator.map_tasks_config")
+    from totalsegmentator import map_tasks_config as config
+
     for dataset in (TOTAL_3MM, VERTEBRAE_1_5MM):
         entry = config.TASK_ID_WEIGHTS_CONFIGS[dataset.task_id]
         assert entry["foldername"] == dataset.folder
@@ -75,7 +76,8 @@ def test_names_and_addresses_are_those_of_the_package() -> None:
 
 
 def test_the_usual_folder_follows_the_users_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = pytest.importorskip("totalsegmentator.config")
+    from totalsegmentator import config
+
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("TOTALSEG_WEIGHTS_PATH", raising=False)
     monkeypatch.delenv("TOTALSEG_HOME_DIR", raising=False)
@@ -233,8 +235,9 @@ def test_removing_frees_only_what_is_used_here(tmp_path: Path, store: Path) -> N
 @pytest.fixture
 def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A local server instead of GitHub; the folder it serves the release's files from."""
-    libs = pytest.importorskip("totalsegmentator.libs")
-    requests = pytest.importorskip("requests")
+    import requests
+    from totalsegmentator import libs
+
     folder = tmp_path / "served" / "v2.0.0-weights"
     folder.mkdir(parents=True)
 

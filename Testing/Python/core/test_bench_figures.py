@@ -219,5 +219,5 @@ def test_a_stream_that_is_left_ends_its_process() -> None:
     messages = apart.stream("medconv.bench.memory:hold", {"megabytes": 1.0, "seconds": 60.0})
     first = next(messages)
     assert process_tree.members(first["process"], None)
-    messages.close()
+    messages.close()  # type: ignore[attr-defined]
     assert not process_tree.members(first["process"], None)

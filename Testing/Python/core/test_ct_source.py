@@ -413,7 +413,7 @@ def test_a_real_dicom_series_is_read_as_simpleitk_reads_it(real_case):
     assert source.geometry.spacing_mm_xyz == image.GetSpacing()
     assert source.geometry.origin_lps_mm == image.GetOrigin()
     assert source.geometry.direction == image.GetDirection()
-    assert source.voxels.doubtful == frozenset(), "JPEG 2000 files are known to be whole from their last bytes"
+    assert source.voxels.doubtful == frozenset(), "JPEG 2000 files are known to be whole from their last bytes"  # type: ignore[attr-defined]
 
 
 def test_a_real_l1_that_the_ct_cuts_is_refused_without_the_whole_ct(real_case):

@@ -46,7 +46,7 @@ def timm_3d():
         if "." in name:
             parent, child = name.rsplit(".", 1)
             setattr(sys.modules[parent], child, sys.modules[name])
-    sys.modules["timm"].__version__ = "0"
+    sys.modules["timm"].__version__ = "0"  # type: ignore[attr-defined]
     import timm_3d
 
     yield timm_3d

@@ -276,7 +276,7 @@ def predict_files(folder: Path, source: Path, target: Path) -> np.ndarray:
         str(source), str(target), save_probabilities=False, overwrite=True, num_processes_preprocessing=3,
         num_processes_segmentation_export=2, folder_with_segs_from_prev_stage=None, num_parts=1, part_id=0,
     )  # fmt: skip
-    return np.asarray(nibabel.load(target / "s01.nii.gz").dataobj).transpose(2, 1, 0)
+    return np.asarray(nibabel.load(target / "s01.nii.gz").dataobj).transpose(2, 1, 0)  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -255,7 +255,7 @@ def test_two_processes_that_write_at_once_leave_a_whole_file(monkeypatch, cache)
     key = {"key": "same"}
     choice_file.write(key, Remembered("onednn"))
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
-    writers = [context.Process(target=_write_often, args=(str(cache.parent), name)) for name in ("onednn", "openvino")]
+    writers = [context.Process(target=_write_often, args=(str(cache.parent), name)) for name in ("onednn", "openvino")]  # type: ignore[attr-defined]
     for writer in writers:
         writer.start()
     seen = set()

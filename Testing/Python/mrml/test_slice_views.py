@@ -28,7 +28,7 @@ def grey_of(hu: float) -> float:
 def view(request, headless, loaded):
     slice_views.use_bone_window(loaded.ct)
     made = OffscreenSliceView(headless.scene, headless.application_logic, request.param, SIZE)
-    made.plane = request.param
+    made.plane = request.param  # type: ignore[attr-defined]
     made.show(loaded.ct, center_ras(loaded.case.mask))
     yield made
     made.close()

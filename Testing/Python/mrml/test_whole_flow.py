@@ -223,7 +223,7 @@ def quick(parameter_node, only_untrained):
     client = WorkerClient([sys.executable, str(FAKE_SEGMENTER), "steady"])
     made = Presenter(parameter_node, worker=client)
     made.parameters.device = "cpu"
-    made.client = client
+    made.client = client  # type: ignore[attr-defined]
     yield made
     made.close()
 

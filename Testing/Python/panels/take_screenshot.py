@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined"
 """Draws the picture for the extension's page: the real panel after a real analysis, and the three planes beside it.
 
     PYTHONPATH=Testing/Python:BoneDensityMedConv python Testing/Python/panels/take_screenshot.py CASE OUT.png

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined"
 """The real module, panel, presenter and worker process in the strict host: what a person in Slicer goes through."""
 
 from __future__ import annotations

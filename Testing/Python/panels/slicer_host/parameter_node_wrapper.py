@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined"
 """`slicer.parameterNodeWrapper` for plain fields: str, int, float, bool and MRML nodes.
 
 Text forms and checks as in Slicer: numbers and truth values by str(); a node as a node reference beside an empty

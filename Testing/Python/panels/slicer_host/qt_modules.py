@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined"
 """The modules `qt` and `ctk` as Slicer has them: only classes whose real interface the host knows."""
 
 from __future__ import annotations

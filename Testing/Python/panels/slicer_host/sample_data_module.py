@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined"
 """Slicer's `SampleData` module: the register, and downloads that tests replace by files they have."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined"
 """Loads a .ui file: every class, property, signal and slot in it is checked against the real interfaces first.
 
 Real Slicer's loader skips what it does not know; here that is an error. Connections between MRML widgets, whose

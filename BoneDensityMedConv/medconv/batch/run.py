@@ -69,6 +69,7 @@ def _run(
     if look:
         console.say("Loading the weights")
         settings = look.result()
+    lock.check()
     if not goes_on:
         write_settings(out, settings)
     local_workers.remove_abandoned_folders()
@@ -85,13 +86,13 @@ def _run(
 
         def tick() -> None:
             progress.show()
-            lock.touch()
+            lock.check()
 
         supervisor = Supervisor(ledger, crew, progress.one_more, tick)
         supervisor.work_through(job for job in jobs if job.case_id not in plan.away and not ledger.is_done(job))
         crashes = supervisor.crashes
         crew.close()
-    _finish(out, settings, ledger, progress, workers, crashes)
+    _finish(out, settings, ledger, progress, workers, crashes, lock)
     return 0
 
 
@@ -102,7 +103,7 @@ def _list(options: argparse.Namespace, settings: BatchSettings, jobs: JobList, l
 
     def say(text: str) -> None:
         console.say(text)
-        lock.touch()
+        lock.check()
 
     finder = CaseFinder(rule, options.out.absolute(), jobs, 2 * measuring.cores(), say)
     findings = finder.find([path.absolute() for path in options.inputs])
@@ -179,13 +180,24 @@ def _crew(options: argparse.Namespace, settings: BatchSettings, ledger: Ledger, 
     return local_workers.LocalCrew(settings, out, workers, 60 * limit_min, ledger.known, memory_needs.needs_mb)
 
 
-def _finish(out: Path, settings: BatchSettings, ledger: Ledger, progress: Progress, workers: int, crashes: int) -> None:
+def _finish(
+    out: Path,
+    settings: BatchSettings,
+    ledger: Ledger,
+    progress: Progress,
+    workers: int,
+    crashes: int,
+    lock: FolderLock,
+) -> None:
+    lock.check()
     console.say("Writing the table")
     files = table.write_table(out, ledger)
     run = {"seconds": progress.elapsed_s, "workers": workers, "cases_this_run": progress.this_run, "crashes": crashes}
+    lock.check()
     console.say("Writing the summary")
     card = find_model(settings.weights)[0]
     summary.write_summary(out, table.rows(ledger), _measured(ledger), card, run)
+    lock.check()
     ledger.note("ended", **run)
     console.clear()
     counts = ledger.counts()

@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +207,69 @@ def test_a_batch_on_another_computer_is_believed_while_its_file_is_touched(tmp_p
     monkeypatch.setattr(lock_module, "_system_lock", lambda file: False)
     with pytest.raises(UsageError, match="Another batch is working"):
         FolderLock(tmp_path)
+
+
+def eventually(ask: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 60
+    while not (true := ask()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return true
+
+
+@pytest.fixture
+def held(tmp_path) -> Iterator[FolderLock]:
+    """A lock that is kept every few milliseconds; the test's own thread never touches it."""
+    lock = FolderLock(tmp_path, touch_every_s=0.01)
+    yield lock
+    lock.release()
+
+
+def test_the_lock_stays_fresh_while_nobody_calls_it(held, tmp_path) -> None:
+    file = tmp_path / LOCK_FILE
+    os.utime(file, (1, 1))
+    assert eventually(lambda: file.stat().st_mtime > 1)
+    held.check()
+    held.release()
+    assert not [t for t in threading.enumerate() if t.name == "medconv-batch-lock"]
+    FolderLock(tmp_path).release()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda file: file.write_text('{"host": "elsewhere", "process": 5}'), r"taken over .*process 5 on elsewhere"),
+        (lambda file: file.write_text(""), "removed or overwritten"),
+        (lambda file: file.unlink(), "removed or overwritten"),
+    ],
+)
+def test_a_lock_that_became_another_s_ends_the_batch_and_is_left_alone(held, tmp_path, change, told) -> None:
+    file = tmp_path / LOCK_FILE
+    change(file)
+    after = file.read_bytes() if file.exists() else None
+
+    def is_lost() -> bool:
+        try:
+            held.check()
+        except UsageError as error:
+            return error.code == "batch_taken_over"
+        return False
+
+    assert eventually(is_lost)
+    with pytest.raises(UsageError, match=told):
+        held.check()
+    held.release()
+    assert (file.read_bytes() if file.exists() else None) == after
+
+
+def test_a_batch_that_was_stopped_looks_at_its_lock_before_it_writes(tmp_path, monkeypatch) -> None:
+    lock = FolderLock(tmp_path, touch_every_s=3600.0)
+    (tmp_path / LOCK_FILE).write_text('{"host": "elsewhere", "process": 5}')
+    lock.check()  # nobody has looked yet
+    now = time.time()
+    monkeypatch.setattr(lock_module.time, "time", lambda: now + 3 * 3600.0)
+    with pytest.raises(UsageError, match="taken over"):
+        lock.check()
+    lock.release()
 
 
 def test_other_settings_in_the_folder_are_named(tmp_path) -> None:

@@ -16,7 +16,7 @@ from medconv.batch.find_cases import CaseFinder, Findings
 from medconv.batch.job_list import JobList
 from medconv.batch.jobs import BatchJob, Crew, Status
 from medconv.batch.ledger import Ledger
-from medconv.batch.lock import FolderLock
+from medconv.batch.lock import LOCK_FILE, FolderLock
 from medconv.batch.mask_rules import MaskRule
 from medconv.batch.progress import SPOKEN, Progress, spoken
 from medconv.batch.settings import BatchSettings, read_settings, write_settings
@@ -119,6 +119,13 @@ def _list(options: argparse.Namespace, settings: BatchSettings, jobs: JobList, l
             "no_masks",
             f"None of the {len(jobs)} CTs has a mask.",
             "Give --masks DIR (files named like the CTs), or a segmenter: --segmenter totalsegmentator.",
+        )
+    twins = jobs.differing_in_case() if settings.reports or settings.dicom else None
+    if twins and (options.out / LOCK_FILE.upper()).exists():
+        raise UsageError(
+            "folder_ignores_case",
+            f"The cases {' and '.join(twins)} would share a folder: --out's disk takes upper and lower case as one.",
+            "Choose --out on another disk, or leave out --reports and --dicom.",
         )
     return findings
 

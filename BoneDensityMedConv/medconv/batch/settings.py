@@ -14,7 +14,7 @@ from medconv.segmenter import SegmenterRequest
 from medconv.types import Adjustment, UsageError
 
 SETTINGS_FILE = "batch.json"
-FORMAT = 1  # of ledger and table: another number, another folder
+FORMAT = 2  # of ledger, table and case ids: another number, another folder
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from core import dicom_writer
 from core.phantom import grid, phantom
 
 from medconv.batch import dicom_scan, find_cases
-from medconv.batch.case_ids import case_id_of
+from medconv.batch.case_ids import case_id_of, series_id_of
 from medconv.batch.find_cases import CaseFinder, Findings
 from medconv.batch.job_list import JobList
 from medconv.batch.jobs import BatchJob
@@ -61,16 +61,16 @@ def test_a_plain_path_is_its_own_name(path, name) -> None:
         ("a--b.nii.gz", "a--b"),
         (".hidden.nii.gz", "hidden"),
         ("con.nii.gz", "con"),
-        ("x" * 150 + ".nii.gz", "x" * 91),
+        ("x" * 150 + ".nii.gz", "x" * 87),
     ],
 )
 def test_any_other_name_ends_with_digits_of_the_path(path, start) -> None:
-    assert case_id_of(path) == f"{start}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    assert case_id_of(path) == f"{start}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
 
 
 def test_bytes_that_are_no_text_have_a_name(tmp_path) -> None:
     path = os.fsdecode(b"a\xff.nii.gz")
-    assert case_id_of(path) == f"a_-{hashlib.sha256(b'a' + bytes([255]) + b'.nii.gz').hexdigest()[:8]}"
+    assert case_id_of(path) == f"a_-{hashlib.sha256(b'a' + bytes([255]) + b'.nii.gz').hexdigest()[:12]}"
 
 
 def test_a_folder_gives_its_cts_and_leaves_out_what_is_named_like_a_mask(tmp_path) -> None:
@@ -114,20 +114,75 @@ def test_a_simulated_cohort_says_itself_where_its_masks_are(tmp_path) -> None:
     ]
 
 
-def test_names_that_differ_in_case_only_are_told_apart(tmp_path) -> None:
-    touch(tmp_path / "in", "a/ct.nii.gz", "A/ct.nii.gz", "b/ct.nii.gz")
-    jobs, _ = find(tmp_path / "out", tmp_path / "in")
-    folded = {name.casefold() for name in jobs}
-    assert len(folded) == 3, "they would share a folder on Windows and macOS"
-    assert "b--ct" in jobs
+def test_inputs_that_overlap_count_once(tmp_path) -> None:
+    touch(tmp_path, "one/ct.nii.gz")
+    with JobList(tmp_path / "cases.jsonl") as listed:
+        CaseFinder(MaskRule(), tmp_path / "out", listed).find([tmp_path / "one", tmp_path / "one"])
+        assert ([job.case_id for job in listed], listed.listed_twice) == (["ct"], 1)
 
 
-def test_inputs_that_overlap_count_once_and_equal_names_stay_apart(tmp_path) -> None:
-    touch(tmp_path, "one/ct.nii.gz", "two/ct.nii.gz")
-    jobs, _ = find(tmp_path / "out", tmp_path / "one", tmp_path / "two")
-    assert sorted(Path(job.ct).parent.name for job in jobs.values()) == ["one", "two"]
-    jobs, _ = find(tmp_path / "out", tmp_path / "one", tmp_path / "one")
-    assert list(jobs) == ["ct"]
+@pytest.mark.parametrize(
+    ("inputs", "names"),
+    [
+        (["one", "two"], ["one--b", "one--ct", "two--ct"]),
+        (["one/ct.nii.gz", "two/ct.nii.gz"], ["one--ct", "two--ct"]),
+        (["one/ct.nii.gz", "one/b.nii.gz"], ["b", "ct"]),
+        (["two", "list.csv"], ["list--P1", "two--ct"]),
+        (["list.csv"], ["P1"]),
+    ],
+)
+def test_with_several_inputs_each_goes_before_its_cases(tmp_path, inputs, names) -> None:
+    touch(tmp_path, "one/ct.nii.gz", "one/b.nii.gz", "two/ct.nii.gz")
+    write_list(tmp_path, "ct,id\none/ct.nii.gz,P1\n")
+    assert list(find(tmp_path / "out", *(tmp_path / given for given in inputs))[0]) == names
+
+
+def test_inputs_of_one_name_get_digits_of_their_paths(tmp_path) -> None:
+    touch(tmp_path, "one/cts/a.nii.gz", "two/CTS/a.nii.gz")
+    roots = [tmp_path / "one" / "cts", tmp_path / "two" / "CTS"]
+    digits = [hashlib.sha256(str(root).encode()).hexdigest()[:12] for root in roots]
+    assert set(find(tmp_path / "out", *roots)[0]) == {f"cts-{digits[0]}--a", f"CTS-{digits[1]}--a"}
+
+
+LATE = {
+    "another case": ("p/ct.nii.gz", "P/ct.nii.gz"),
+    "another ending's case": ("a.nii.gz", "a.NII.GZ"),
+    "another format": ("a.nii.gz", "a.nii"),
+    "folders that read alike": ("a--b.nii.gz", "a/b.nii.gz"),
+    "blank and line": ("a b.nii.gz", "a_b.nii.gz"),
+    "umlauts": ("\u00e4.nii.gz", "\u00f6.nii.gz"),
+    "case as before, with text that is none": ("x.nii.gz", os.fsdecode(b"x\xff.nii.gz")),
+}
+
+
+@pytest.mark.parametrize(("early", "late"), LATE.values(), ids=LATE)
+def test_what_arrives_later_renames_nobody(tmp_path, early, late) -> None:
+    """Whichever comes first: neither name depends on the other file."""
+    for number, order in enumerate(((early, late), (late, early))):
+        data, out = tmp_path / f"in{number}", tmp_path / f"out{number}"
+        touch(data, order[0])
+        (before,) = find(out, data)[0]
+        touch(data, order[1])
+        after = find(out, data)[0]
+        assert len(after) == 2
+        assert after[before].ct == str(data / order[0])
+
+
+def test_a_series_and_a_file_of_its_name_are_two_cases(tree, tmp_path) -> None:
+    root, uids = tree
+    data = tmp_path / "in"
+    data.mkdir()
+    (data / "p1").symlink_to(root / "p1")
+    touch(data, f"{uids['ct']}.nii.gz", "p1.nii.gz")
+    assert set(find(tmp_path / "out", data)[0]) == {uids["ct"], f"{uids['ct']}.nii.gz", "p1"}
+    assert series_id_of("", "p1") == f"p1-{hashlib.sha256(b'p1/').hexdigest()[:12]}", "a series without UID"
+
+
+def test_two_rows_of_one_name_are_refused(tmp_path) -> None:
+    touch(tmp_path, "a.nii.gz", "m1.nii.gz", "m2.nii.gz")
+    with pytest.raises(UsageError, match=r"Two cases are called 'a': .*m1.nii.gz.* and .*m2.nii.gz") as refused:
+        find(tmp_path / "out", write_list(tmp_path, "ct,mask\na.nii.gz,m1.nii.gz\na.nii.gz,m2.nii.gz\n"))
+    assert "case_id" in refused.value.remedy
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="makes links")

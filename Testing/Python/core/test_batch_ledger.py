@@ -283,6 +283,15 @@ def test_other_settings_in_the_folder_are_named(tmp_path) -> None:
         check_same(tmp_path, settings, other)
 
 
+def test_a_folder_of_an_older_version_is_refused_with_what_to_do(tmp_path) -> None:
+    write_settings(tmp_path, BatchSettings(inputs=("/in",)))
+    file = tmp_path / "batch.json"
+    file.write_text(file.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(UsageError, match=r"another version of MedConv \(format 1, here 2\)") as refused:
+        read_settings(tmp_path)
+    assert "Go on with that version, or choose another --out." in refused.value.remedy
+
+
 class Script:
     """A crew that does what it is told for each case, one after the other, and notes what it was given."""
 

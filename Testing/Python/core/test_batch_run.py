@@ -22,6 +22,7 @@ from core.phantom import grid, phantom, write
 
 from medconv import cli, pipeline
 from medconv.batch.jobs import COLUMNS, BatchJob
+from medconv.batch.lock import LOCK_FILE
 from medconv.case_reading import read_around_mask
 from medconv.inference import LoadedModel
 from medconv.volume_io import open_ct
@@ -330,6 +331,25 @@ def test_an_answer_stays_while_a_listed_ct_is_away(cohort, batch, tmp_path) -> N
     said = batch(file, "--out", out)[1]
     assert "1 CTs of an earlier run are no longer there: their rows stay." in said
     assert (out / "table.csv").read_bytes() == before
+
+
+def test_a_twin_that_arrives_later_leaves_the_row_and_its_files(cohort, batch, tmp_path) -> None:
+    """Also where the batch was killed between; on a disk without upper and lower case reports would be shared."""
+    data, out, undisturbed = tmp_path / "in", tmp_path / "out", tmp_path / "undisturbed"
+    for folder, source in (("p", "a"), ("P", "b")):
+        (data / folder).mkdir(parents=True)
+        for end in ("", "_mask"):
+            shutil.copy(cohort / f"{source}{end}.nii.gz", data / folder / f"ct{end}.nii.gz")
+        assert batch(data, "--label", 31, "--out", out)[0] == 0
+    assert done(out) == Counter(["p--ct", "P--ct"])
+    assert batch(data, "--label", 31, "--out", undisturbed)[0] == 0
+    assert (out / "table.csv").read_bytes() == (undisturbed / "table.csv").read_bytes()
+    one_for_both = tmp_path / "reports"
+    one_for_both.mkdir()
+    (one_for_both / LOCK_FILE.upper()).touch()  # as on Windows, where it is the same file
+    code, _, complaint = batch(data, "--label", 31, "--out", one_for_both, "--reports")
+    assert code == 2
+    assert "P--ct and p--ct would share a folder" in complaint
 
 
 def test_a_mask_that_serves_two_cts_is_told(cohort, batch, tmp_path, caplog) -> None:

@@ -32,7 +32,7 @@ RUNTIMES: Mapping[str, str] = {
     "channels_last": "plain PyTorch with the channels innermost in memory, float32",
     "onnxruntime": "ONNX Runtime (extra 'fast'), float32",
     "compiled": "torch.compile, float32; needs a compiler and up to a minute at the first call",
-    "cuda_amp": "CUDA in half precision (autocast), channels innermost",
+    "cuda_amp": "CUDA in half precision (float16), channels innermost",
     "cuda_graph": "the same as one captured CUDA graph",
 }
 _MODULES: Mapping[str, str] = {

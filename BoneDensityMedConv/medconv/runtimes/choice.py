@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv import runtimes
-from medconv.runtimes import choice_file, trial
+from medconv.runtimes import choice_file, memory, trial
 from medconv.runtimes.engine import failure_note
 from medconv.runtimes.runtime import CannotRun, Runtime, Subject
 from medconv.runtimes.threads import SLIM_WIDTH
-from medconv.types import QualityNote, Severity
+from medconv.types import MedConvError, QualityNote, Severity
 
 BUDGET_S = 6.0
-# A pass shorter than this stays with the reference.
-WORTH_IT_S = 0.05
+# A pass shorter than this stays with the reference; a GPU's passes are short, and trying others there is as well.
+WORTH_IT_S, WORTH_IT_ON_A_GPU_S = 0.05, 0.005
 # The fastest must save this share of the reference's time.
 WORTH_SAVING = 0.1
 ROUNDS = 3
@@ -39,7 +39,7 @@ class Choice:
 
     `seconds` holds the median pass of each runtime that was measured, and `errors` its largest error (`trial`); both
     are empty where nothing was measured. `is_final`: worth remembering; False where time ran out before any candidate
-    was found good.
+    was found good, or memory, which another program may have had.
     """
 
     runtime: Runtime | None = None
@@ -85,25 +85,29 @@ def measure(subject: Subject, candidates: list[str]) -> Choice:
     started = perf_counter()
     crops = trial.trial_crops(subject.input_shape)
     reference = _open(runtimes.REFERENCE, subject)
-    expected = reference(crops)
+    try:
+        expected = reference(crops)
+    except Exception as error:
+        if not memory.is_full(error):
+            raise
+        return Choice(is_final=False)  # the engine does with less, or on the CPU
     single = crops[:1]
     usual = _timed(reference, single)
     seconds, errors = {runtimes.REFERENCE: usual}, {runtimes.REFERENCE: 0.0}
     best: Runtime | None = None
     best_share, notes = 1.0 - WORTH_SAVING, []
     is_final = True
-    for place, name in enumerate(candidates if usual >= WORTH_IT_S else ()):
+    worth_it = WORTH_IT_S if subject.device == "cpu" else WORTH_IT_ON_A_GPU_S
+    for place, name in enumerate(candidates if usual >= worth_it else ()):
         if place and perf_counter() - started > BUDGET_S:
-            is_final = best is not None
+            is_final = is_final and best is not None
             break
         try:
             runtime, errors[name] = _checked(name, subject, crops, expected)
             share, seconds[name] = _share_of(reference, runtime, single, started + BUDGET_S)
-        except CannotRun as reason:
-            notes.append(_refusal(name, str(reason)))
-            continue
         except Exception as error:  # noqa: BLE001 - a third party's code: it is not chosen
-            notes.append(failure_note(name, type(error).__name__))
+            is_final = is_final and not memory.is_full(error)
+            notes.append(_not_used(name, error))
             continue
         # Half precision moves the answers a little: it has to save another tenth.
         if share <= best_share * (1.0 - WORTH_SAVING if runtime.is_half else 1.0):
@@ -123,8 +127,10 @@ def _insisted(subject: Subject, name: str) -> Choice:
         crops = trial.trial_crops(subject.input_shape)
         runtime, error = _checked(name, subject, crops, _open(runtimes.REFERENCE, subject)(crops))
         return Choice(runtime, errors={name: error})
-    except CannotRun as reason:
-        return Choice(notes=(_refusal(name, str(reason)),))
+    except MedConvError:  # no such runtime, or not here
+        raise
+    except Exception as error:  # noqa: BLE001 - of a third party's code, or a full memory: the reference answers
+        return Choice(notes=(_not_used(name, error),))
 
 
 def _opened_again(subject: Subject, remembered: choice_file.Remembered) -> Choice | None:
@@ -172,5 +178,7 @@ def _open(name: str, subject: Subject) -> Runtime:
     return runtimes.open_runtime(name, subject.architecture, subject.network, subject.device, subject.input_shape)
 
 
-def _refusal(name: str, reason: str) -> QualityNote:
-    return QualityNote("runtime_refused", Severity.INFO, f"The runtime '{name}' was not used: {reason}.")
+def _not_used(name: str, error: Exception) -> QualityNote:
+    if not isinstance(error, CannotRun):
+        return failure_note(name, type(error).__name__)
+    return QualityNote("runtime_refused", Severity.INFO, f"The runtime '{name}' was not used: {error}.")

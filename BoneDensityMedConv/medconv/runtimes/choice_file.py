@@ -1,6 +1,6 @@
 """Measured choices, kept for this user: one small JSON file a key in the cache folder.
 
-A file of its own for each choice needs no lock: two processes that write at once write the same kind of thing, and the
+A file of its own for each choice needs no lock: two processes or threads that write at once write the same kind of thing, and the
 last whole file stays. What can't be read or written is as if it were not there.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import threading
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -59,7 +60,7 @@ def read(key: dict[str, Any]) -> Remembered | None:
         notes = tuple((str(code), str(message)) for code, message in document["notes"])
         seconds = {str(name): float(value) for name, value in document["seconds"].items()}
         return Remembered(document["runtime"], notes, seconds)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -67,7 +68,7 @@ def write(key: dict[str, Any], chosen: Remembered) -> None:
     """Keep a choice; where the folder can't be written, it is measured again next time."""
     path = _path(key)
     document = {"key": key, "runtime": chosen.name, "notes": chosen.notes, "seconds": chosen.seconds}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     with contextlib.suppress(OSError):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

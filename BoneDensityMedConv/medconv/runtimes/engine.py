@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from medconv.types import QualityNote, Severity
 class Engine:
     """A runtime with the reference behind it. `name` and `device` tell what ran last.
 
+    Several threads may call it: one is served after another, as most runtimes have one place for input and output.
     A runtime that fails is not asked again. Full memory halves the number of crops in a pass for good; when a GPU can't
     hold a single one, the CPU takes over.
     """
@@ -25,6 +27,7 @@ class Engine:
         self._reference = _reference(subject)
         self._runtime = runtime or self._reference
         self._failure: list[QualityNote] = []
+        self._one_at_a_time = Lock()
         self._at_once = memory.crops_at_once(subject.architecture, subject.input_shape)
         self.name, self.device = self._runtime.name, subject.device
 
@@ -33,6 +36,10 @@ class Engine:
 
         Raises MemoryError if the computer's memory can't hold a pass of one crop.
         """
+        with self._one_at_a_time:
+            return self._in_passes(crops)
+
+    def _in_passes(self, crops: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[QualityNote]]:
         notes: list[QualityNote] = []
         found = []
         first = 0
@@ -50,7 +57,8 @@ class Engine:
 
     def _pass(self, chunk: NDArray[np.float32], notes: list[QualityNote]) -> NDArray[np.float64]:
         """Logits of a chunk by the runtime or, where it fails, by the reference. Raises only errors of memory."""
-        if self._runtime is not self._reference:
+        # NaN is the reference's: oneDNN's and OpenVINO's ReLU make 0 of it, and a class would be answered.
+        if self._runtime is not self._reference and np.isfinite(chunk).all():
             try:
                 logits = self._runtime(chunk)
                 self.name = self._runtime.name

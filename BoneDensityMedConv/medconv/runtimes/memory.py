@@ -10,7 +10,10 @@ from medconv.runtimes.runtime import Shape4
 # What the crops of one pass may take beside the weights; a batch that needs more is split.
 BATCH_BYTES = 512 * 2**20
 AT_MOST = 32
-_FULL = ("not enough memory", "out of memory", "can't allocate memory", "bad allocation", "std::bad_alloc")
+_FULL = (
+    "not enough memory", "out of memory", "can't allocate memory", "bad allocation", "std::bad_alloc",
+    "status_alloc_failed", "allocation_failed",  # cuBLAS and cuDNN, whose own memory torch does not manage
+)  # fmt: skip
 
 
 def bytes_of_crop(architecture: Architecture, input_shape: Shape4) -> int:
@@ -33,9 +36,11 @@ def crops_at_once(architecture: Architecture, input_shape: Shape4) -> int:
 
 
 def is_full(error: BaseException) -> bool:
-    """True for an error that says that memory was not there, on a GPU or in the computer."""
+    """True for an error that says that memory was not there, on a GPU or in the computer, or that one such led to."""
     import torch
 
+    if error.__cause__ is not None and is_full(error.__cause__):
+        return True
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _FULL)

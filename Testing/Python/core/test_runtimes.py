@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from medconv import runtimes
 from medconv.config import Architecture
 from medconv.network import READINGS, build_network
-from medconv.runtimes import stem, torch_cuda, torch_onednn, trial, winograd
+from medconv.runtimes import stem, torch_cuda, torch_eager, torch_onednn, trial, winograd
 from medconv.runtimes.backbone import Backbone, FoldedConvolution
 from medconv.runtimes.runtime import CannotRun, Subject
 from medconv.types import MissingRequirement, UsageError
@@ -266,15 +266,44 @@ def test_operators_that_torch_no_longer_has_take_their_runtimes_away(monkeypatch
 
 
 def test_the_half_precision_of_a_gpu_computes_the_same_network():
-    # On the CPU, where CUDA's autocast is off: what is tested is the way there and back.
+    # The same float16 arithmetic, on the CPU.
     architecture, shape = NETWORKS["resnet18, slim"]
     network = network_of(architecture)
+    before = {name: values.clone() for name, values in network.state_dict().items()}
     crops = trial.trial_crops(shape, 2)
     runtime = torch_cuda.open_runtime("cuda_amp", Subject(architecture, network, "cpu", shape))
-    with pytest.warns(UserWarning, match="(?i)cuda"):
-        logits = runtime(crops)
+    logits = runtime(crops)
     assert runtime.is_half
-    assert trial.largest_error(logits, logits_of(network, crops)) < 1e-5
+    assert 1e-6 < trial.largest_error(logits, logits_of(network, crops)) < trial.HALF_TOLERANCE
+    assert all(torch.equal(values, before[name]) for name, values in network.state_dict().items()), (
+        "not the reference's"
+    )
+
+
+def test_the_reference_has_all_digits_of_float32_whatever_the_process_has_set(monkeypatch):
+    convolutions = torch.backends.cudnn.conv
+    seen = []
+
+    class Network(torch.nn.Module):
+        def to(self, *_a, **_k):
+            return self
+
+        def forward(self, x):
+            seen.append(convolutions.fp32_precision)
+            return x.mean(dim=(2, 3, 4)).repeat(1, 3)
+
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)  # no GPU here
+    crops = np.zeros((1, 1, 4, 4, 4), np.float32)
+    runtime = torch_eager.open_runtime("eager", Subject(Architecture(), Network(), "cuda:1", crops.shape[1:]))
+    usual = convolutions.fp32_precision
+    try:
+        for own in ("ieee", "tf32"):  # after the first, torch's older settings raise an error when they are read
+            convolutions.fp32_precision = own
+            runtime(crops)
+            assert convolutions.fp32_precision == own
+    finally:
+        convolutions.fp32_precision = usual
+    assert seen == ["ieee", "ieee"]
 
 
 def test_a_captured_graph_is_fed_crop_by_crop(monkeypatch):
@@ -289,11 +318,14 @@ def test_a_captured_graph_is_fed_crop_by_crop(monkeypatch):
             half(passes[-1])
 
     class Stream:
+        waited = False
+
         def wait_stream(self, other):
-            pass
+            self.waited = True
 
     @contextmanager
-    def capture(graph):
+    def capture(graph, stream):
+        assert stream.waited, "the stream that was warmed up, on the same GPU"
         passes.append("capture")
         yield
 
@@ -304,9 +336,9 @@ def test_a_captured_graph_is_fed_crop_by_crop(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, fake)
     core = torch_cuda._captured(half, (1, 4, 4, 4), "cpu")
     assert [p if isinstance(p, str) else "pass" for p in passes] == ["pass"] * 3 + ["capture", "pass"]
-    crops = torch.rand(3, 1, 4, 4, 4)
+    crops = torch.rand(3, 1, 4, 4, 4).half()
     with torch.inference_mode():  # as every runtime is called
-        torch.testing.assert_close(core(crops)[:, 0], crops.mean(dim=(1, 2, 3, 4)))
+        torch.testing.assert_close(core(crops)[:, 0], crops.mean(dim=(1, 2, 3, 4)).float())
     assert len({id(p) for p in passes if not isinstance(p, str)}) == 1, "always the same memory"
 
 

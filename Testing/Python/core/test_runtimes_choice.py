@@ -131,6 +131,43 @@ def test_short_passes_are_not_worth_a_measurement(monkeypatch):
     assert world.opened == ["eager"]
 
 
+@pytest.mark.parametrize(("usual", "expected"), [(0.006, "cuda_graph"), (0.004, "eager")])
+def test_on_a_gpu_shorter_passes_are_worth_it(monkeypatch, usual, expected):
+    monkeypatch.setattr(choice_file, "_device_name", lambda device: device)
+    World(monkeypatch, eager=Made(usual), cuda_amp=Made(0.004), cuda_graph=Made(0.001))
+    assert name_of(choice.choose(subject(device="cuda:1"), "")) == expected
+
+
+FULL = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def wrapped(error: Exception) -> CannotRun:
+    """As `open_runtime` hands over what a runtime's own code raised."""
+    refused = CannotRun("OutOfMemoryError")
+    refused.__cause__ = error
+    return refused
+
+
+@pytest.mark.parametrize(
+    "made", [{"eager": Made(0.2, at_pass=FULL)}, {"onednn": Made(0.1, at_opening=wrapped(FULL))},
+             {"onednn": Made(0.1, at_pass=RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"))}],
+)  # fmt: skip
+def test_what_a_full_memory_decided_is_not_kept(monkeypatch, cache, made):
+    world = World(monkeypatch, **{"onednn": Made(0.1), **made})
+    assert name_of(choice.choose(subject(), "")) == "eager", "no error: the engine does with less memory"
+    assert not cache.exists()
+    for name in made:
+        world.made[name] = Made(0.2 if name == "eager" else 0.1)
+    assert name_of(choice.choose(subject(), "")) == "onednn"
+
+
+@pytest.mark.parametrize("fails", [Made(0.1, at_pass=FULL), Made(0.1, at_pass=ValueError("no"))])
+def test_a_named_runtime_that_fails_leaves_the_answer_to_the_reference(monkeypatch, fails):
+    World(monkeypatch, onednn=fails)
+    chosen = choice.choose(subject(), "", "onednn")
+    assert (name_of(chosen), [n.code for n in chosen.notes]) == ("eager", ["runtime_failed"])
+
+
 def test_a_slim_network_on_the_cpu_is_not_even_timed(monkeypatch):
     world = World(monkeypatch, onednn=Made(0.001))
     assert name_of(choice.choose(subject(architecture=Architecture(width=16)), "")) == "eager"

@@ -28,30 +28,33 @@ class LoadedModel:
     """Weights on a device, ready for one case after another."""
 
     def __init__(
-        self, card: ModelCard, network: nn.Module, device: str = "cpu", runtime: str = runtimes.REFERENCE
-    ) -> None:
-        """runtime: a name of `runtimes.RUNTIMES`, or "auto" for what is measured to be fastest here."""
+        self, card: ModelCard, network: nn.Module, device: str = "cpu", runtime: str = runtimes.REFERENCE,
+        say: choice.Say = lambda what: None,
+    ) -> None:  # fmt: skip
+        """runtime: a name of `runtimes.RUNTIMES`, "auto" for what was or is measured to be fastest here, "measure" to
+        measure again. say: told before a measurement, which takes some seconds."""
         self.card = card
         network, device, notes = _on_device(network.eval(), device)
         subject = runtimes.Subject(card.architecture, network, device, input_shape(card))
-        chosen = choice.choose(subject, card.sha256, runtime)
+        chosen = choice.choose(subject, card.sha256, runtime, say)
         self._notes = (*notes, *chosen.notes)
         self._engine = Engine(subject, chosen.runtime)
 
     @classmethod
     def load(
-        cls, name_or_file: str | Path | None = None, device: str = "auto", runtime: str = runtimes.AUTO
-    ) -> LoadedModel:
+        cls, name_or_file: str | Path | None = None, device: str = "auto", runtime: str = runtimes.AUTO,
+        say: choice.Say = lambda what: None,
+    ) -> LoadedModel:  # fmt: skip
         """Find, verify and load weights (None: the first shipped) and put them on the device.
 
         Raises MissingRequirement (torch, weights, device or runtime not there) and UsageError (unknown name).
         """
         require_torch()
         chosen = choose_device(device)
-        if runtime != runtimes.AUTO:
+        if runtime not in (runtimes.AUTO, runtimes.MEASURE):
             runtimes.check_name(runtime)
         card, path = find_model(name_or_file)
-        return cls(card, load_network(card, path), chosen, runtime)
+        return cls(card, load_network(card, path), chosen, runtime, say)
 
     @property
     def device(self) -> str:

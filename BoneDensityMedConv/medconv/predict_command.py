@@ -77,7 +77,7 @@ def run_predict(options: argparse.Namespace, target: str = "") -> int:
     result_files.prepare(out, result_files.ANSWER, [options.ct, options.mask])
     console.say("Loading MedConv")
     try:
-        model = LoadedModel.load(options.weights, options.device, options.runtime)
+        model = LoadedModel.load(options.weights, options.device, options.runtime, console.say)
     finally:
         console.clear()
     adjustment = chosen_adjustment(options, model.card)

@@ -42,6 +42,7 @@ from medconv.report import result_document
 from medconv.segmentation_file import save_segmentation
 from medconv.segmenter import Segmenter, SegmenterRequest
 from medconv.types import Adjustment
+from medconv.weights import find_model
 from medconv.worker_commands import Commands
 from medconv.worker_interrupts import Interrupts
 
@@ -127,7 +128,7 @@ class Worker:
 
     def _analyse(self, command: dict[str, Any], progress: _Progress) -> dict[str, Any]:
         progress("Loading MedConv", 0.2)
-        model = self._load(command.get("weights"), command.get("device") or "auto")
+        model = self._load(command.get("weights"), command.get("device") or "auto", lambda what: progress(what, 0.2))
         adjustment = Adjustment(**command["adjustment"]) if command.get("adjustment") else None
         prediction = pipeline.analyse(load_case(Path(command["case"])), model, adjustment, progress=progress)
         return {"event": "result", "result": result_document(prediction)}
@@ -164,10 +165,12 @@ class Worker:
             names = weights_store.fetch(command["quality"], progress, folder).present
         return {"event": "done", "text": ", ".join(names)}
 
-    def _load(self, weights: str | None, device: str) -> LoadedModel:
-        key = (weights, device)
+    def _load(self, weights: str | None, device: str, say: Callable[[str], None] = lambda what: None) -> LoadedModel:
+        """The model of these weights as they are now: others may have been imported under the same name."""
+        key = (find_model(weights), device)
         if self._model is None or key != self._model_key:
-            self._model, self._model_key = LoadedModel.load(weights, device), key
+            self._model = None  # the old one's memory is free before the new one needs it
+            self._model, self._model_key = LoadedModel.load(weights, device, say=say), key
         return self._model
 
     def _emit(self, **event: Any) -> None:

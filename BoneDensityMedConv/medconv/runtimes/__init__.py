@@ -20,7 +20,7 @@ from medconv.types import MissingRequirement, UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-REFERENCE, AUTO = "eager", "auto"
+REFERENCE, AUTO, MEASURE = "eager", "auto", "measure"
 
 # Name → what it is, in the order in which equals are preferred.
 RUNTIMES: Mapping[str, str] = {
@@ -95,9 +95,8 @@ def open_runtime(
 def check_name(name: str) -> None:
     """Raise UsageError if there is no such runtime."""
     if name not in RUNTIMES:
-        raise UsageError(
-            "unknown_runtime", f"There is no runtime '{name}'.", f"Choose one of: auto, {', '.join(RUNTIMES)}."
-        )
+        names = ", ".join((AUTO, MEASURE, *RUNTIMES))
+        raise UsageError("unknown_runtime", f"There is no runtime '{name}'.", f"Choose one of: {names}.")
 
 
 def _is_there(name: str, kind: str) -> bool:

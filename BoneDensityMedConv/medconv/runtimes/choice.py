@@ -2,12 +2,14 @@
 
 The measurement is short: one pass to warm up, then a few passes of candidate and reference in turn, so that whatever
 else the machine does slows both. It stops after BUDGET_S; it is left out where a pass is so short that nothing is to be
-won, and torch.compile, which may need a minute, runs only for who asks.
+won, and torch.compile, which may need a minute, runs only for who asks. It holds for as long as its key does
+(`choice_file`); whoever doubts it, because the computer was busy then, measures again.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -31,6 +33,9 @@ ROUNDS = 3
 ONLY_IF_ASKED = frozenset({"compiled"})
 # With the first there, the second is the same library with more in between.
 INSTEAD_OF = {"onednn": "jit"}
+MEASURING = "Measuring how MedConv runs fastest here: once, some seconds"
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,16 @@ class Choice:
     is_final: bool = True
 
 
-def choose(subject: Subject, weights_sha256: str, wanted: str = runtimes.AUTO) -> Choice:
+def choose(subject: Subject, weights_sha256: str, wanted: str = runtimes.AUTO, say: Say = lambda what: None) -> Choice:
     """The runtime for a network, opened.
 
-    wanted: a name insists, and is checked against the reference all the same; "auto" measures or remembers.
+    wanted: a name insists, and is checked against the reference all the same; "auto" remembers or measures, "measure"
+    measures in any case. say: told before a measurement, which can be interrupted and then leaves nothing behind.
     Raises UsageError and MissingRequirement as `open_runtime` does, for a name only.
     """
     if wanted == runtimes.REFERENCE:
         return Choice()
-    if wanted != runtimes.AUTO:
+    if wanted not in (runtimes.AUTO, runtimes.MEASURE):
         return _insisted(subject, wanted)
     if subject.device == "cpu" and subject.architecture.width <= SLIM_WIDTH:
         return Choice()
@@ -65,9 +71,10 @@ def choose(subject: Subject, weights_sha256: str, wanted: str = runtimes.AUTO) -
     if not candidates:
         return Choice()
     key = choice_file.key_of(subject, weights_sha256)
-    remembered = choice_file.read(key)
+    remembered = choice_file.read(key) if wanted == runtimes.AUTO else None
     if remembered is not None and (again := _opened_again(subject, remembered)) is not None:
         return again
+    say(MEASURING)
     chosen = measure(subject, candidates)
     if not chosen.is_final:
         return chosen
@@ -86,7 +93,7 @@ def measure(subject: Subject, candidates: list[str]) -> Choice:
     crops = trial.trial_crops(subject.input_shape)
     reference = _open(runtimes.REFERENCE, subject)
     try:
-        expected = reference(crops)
+        expected = _logits(reference, subject, crops)
     except Exception as error:
         if not memory.is_full(error):
             raise
@@ -125,7 +132,8 @@ def _candidates(device: str) -> list[str]:
 def _insisted(subject: Subject, name: str) -> Choice:
     try:
         crops = trial.trial_crops(subject.input_shape)
-        runtime, error = _checked(name, subject, crops, _open(runtimes.REFERENCE, subject)(crops))
+        expected = _logits(_open(runtimes.REFERENCE, subject), subject, crops)
+        runtime, error = _checked(name, subject, crops, expected)
         return Choice(runtime, errors={name: error})
     except MedConvError:  # no such runtime, or not here
         raise
@@ -149,10 +157,16 @@ def _checked(
 ) -> tuple[Runtime, float]:
     """The runtime and its largest error on the trial crops. Raises CannotRun if it is beyond the tolerance."""
     runtime = _open(name, subject)
-    error = trial.largest_error(answers := runtime(crops), expected)
+    error = trial.largest_error(answers := _logits(runtime, subject, crops), expected)
     if not trial.is_correct(answers, expected, runtime.is_half):
         raise CannotRun(f"its answers differ from the reference's by {error:.1g} of 1 + |logit|")
     return runtime, error
+
+
+def _logits(runtime: Runtime, subject: Subject, crops: NDArray[np.float32]) -> NDArray[np.float64]:
+    """All crops' logits, as many at once as memory allows an analysis."""
+    step = memory.crops_at_once(subject.architecture, subject.input_shape)
+    return np.concatenate([runtime(crops[first : first + step]) for first in range(0, len(crops), step)])
 
 
 def _share_of(reference: Runtime, runtime: Runtime, crop: NDArray[np.float32], until: float) -> tuple[float, float]:

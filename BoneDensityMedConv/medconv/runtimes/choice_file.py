@@ -1,7 +1,7 @@
 """Measured choices, kept for this user: one small JSON file a key in the cache folder.
 
-A file of its own for each choice needs no lock: two processes or threads that write at once write the same kind of thing, and the
-last whole file stays. What can't be read or written is as if it were not there.
+A file of its own for each choice needs no lock: two processes or threads that write at once write the same kind of
+thing, and the last whole file stays. What can't be read or written is as if it were not there.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ class _Compiled:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # tied to a core, a thread waits there for Slicer, or a second process of ours
             "INFERENCE_PRECISION_HINT": "f32",  # else processors with bfloat16 round to it without a word
             "EXECUTION_MODE_HINT": "ACCURACY",
         }

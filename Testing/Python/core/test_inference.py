@@ -1,5 +1,6 @@
 """Devices, full memory, failing runtimes: what `LoadedModel` answers and says, shown with networks that fail."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from medconv import inference, runtimes
 from medconv.config import Architecture, Preprocessing
 from medconv.devices import choose_device
 from medconv.inference import LoadedModel
-from medconv.runtimes import choice, memory, threads
+from medconv.runtimes import choice, memory, threads, trial
 from medconv.runtimes.engine import Engine
 from medconv.runtimes.runtime import CannotRun, Runtime, Subject
 from medconv.types import InputRefused, MissingRequirement, UsageError
@@ -249,6 +250,43 @@ def test_an_output_that_is_no_number_is_refused(model):
     with pytest.raises(InputRefused) as caught:
         LoadedModel(model.card, Nan()).run(CROP)
     assert caught.value.code == "network_gave_no_number"
+
+
+# Each has a ReLU of its own, or one place for its input.
+OWN_CODE = [name for name in runtimes.available("cpu") if name not in ("eager", "compiled")]
+
+
+@pytest.mark.parametrize("name", OWN_CODE)
+def test_a_crop_with_nan_gets_no_class_from_any_runtime(only_untrained, name):
+    loaded = LoadedModel.load("untrained", "cpu", name)
+    damaged = CROPS.copy()
+    damaged[3, 0, 16, 16, 16] = np.nan
+    with pytest.raises(InputRefused) as caught:
+        loaded.run_batch(damaged)
+    assert caught.value.code == "network_gave_no_number"
+    assert loaded.run(CROP)[1] == [], "the runtime is not to blame"
+    assert loaded.runtime == name
+
+
+@pytest.mark.parametrize("name", ["eager", *OWN_CODE])
+def test_several_threads_get_their_own_crops_answers(only_untrained, name):
+    loaded = LoadedModel.load("untrained", "cpu", name)
+    alone = [loaded.run_batch(crop[None])[0] for crop in CROPS]
+    errors, together = [], threading.Barrier(len(CROPS))
+
+    def ask(which):
+        together.wait()
+        for _ in range(10):
+            errors.append(trial.largest_error(loaded.run_batch(CROPS[which][None])[0], alone[which]))
+
+    asking = [threading.Thread(target=ask, args=(which,)) for which in range(len(CROPS))]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert len(errors) == 10 * len(CROPS)
+    assert max(errors) < (trial.HALF_TOLERANCE if name in runtimes.HALF_PRECISION else trial.TOLERANCE)
+    assert loaded.runtime == name
 
 
 def test_a_slim_network_runs_on_one_thread_and_gives_the_others_back(model, monkeypatch):

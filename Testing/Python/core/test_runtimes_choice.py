@@ -31,7 +31,7 @@ class Made:
     seconds: float
     off_by: float = 0.0
     at_opening: Exception | None = None
-    at_pass: Exception | None = None
+    at_pass: BaseException | None = None
     opening_seconds: float = 0.0
 
 
@@ -222,6 +222,52 @@ def test_a_choice_is_remembered_until_anything_it_depends_on_changes(monkeypatch
     assert measured()
 
 
+def test_a_choice_made_on_a_bad_day_is_measured_again_on_request(monkeypatch):
+    world = World(monkeypatch, openvino=Made(0.1), onednn=Made(0.09))
+    assert name_of(choice.choose(subject(), "")) == "onednn"
+    world.made |= {"openvino": Made(0.05), "onednn": Made(0.3)}
+    assert name_of(choice.choose(subject(), "")) == "onednn", "kept"
+    assert name_of(choice.choose(subject(), "", "measure")) == "openvino"
+    assert name_of(choice.choose(subject(), "")) == "openvino", "kept in its place"
+
+
+def test_a_person_is_told_before_a_measurement_and_only_then(monkeypatch):
+    world, told = World(monkeypatch, onednn=Made(0.1)), []
+
+    def say(what):
+        told.append((what, list(world.opened)))
+
+    choice.choose(subject(), "", say=say)
+    assert told == [(choice.MEASURING, [])]
+    choice.choose(subject(), "", say=say)
+    choice.choose(subject(), "", "onednn", say)
+    choice.choose(subject(architecture=Architecture(width=16)), "", "measure", say)
+    assert len(told) == 1
+
+
+def test_a_measurement_that_is_interrupted_leaves_nothing(monkeypatch, cache):
+    world = World(monkeypatch, onednn=Made(0.1), openvino=Made(0.1, at_pass=KeyboardInterrupt()))
+    threads = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        choice.choose(subject(), "")
+    assert (cache.exists(), torch.get_num_threads()) == (False, threads)
+    world.made["openvino"] = Made(0.05)
+    assert name_of(choice.choose(subject(), "")) == "openvino"
+
+
+def test_trial_crops_go_one_by_one_where_memory_holds_no_two(monkeypatch):
+    World(monkeypatch, onednn=Made(0.1))
+    passes, run = [], Runtime.__call__
+    monkeypatch.setattr(Runtime, "__call__", lambda self, crops: passes.append(len(crops)) or run(self, crops))
+    choice.choose(subject(), "")
+    assert max(passes) == 2, "several at once are tried, too"
+    monkeypatch.setattr(choice.memory, "crops_at_once", lambda *args: 1)
+    for wanted in ("measure", "onednn"):
+        passes.clear()
+        choice.choose(subject(), "", wanted)
+        assert set(passes) == {1}
+
+
 def test_the_file_names_no_person_and_no_computer(monkeypatch, cache):
     World(monkeypatch, onednn=Made(0.1))
     choice.choose(subject(), "a" * 64)
@@ -244,6 +290,8 @@ def test_the_file_names_no_person_and_no_computer(monkeypatch, cache):
         lambda text: text.replace('"notes": []', '"notes": 7'),
         lambda text: text.replace('"threads"', '"thread"'),
         lambda text: "\udcff",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"eager": 0.2', f'"eager": 1{"0" * 400}'),
     ],
 )
 def test_a_damaged_file_is_as_if_there_were_none(monkeypatch, cache, damage):

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from core import fake_segmenter
 from core.worker_driver import is_running, wait_until
 
 import medconv
-from medconv import pipeline, processes, segmenter, worker_errors
+from medconv import pipeline, processes, segmenter, weights, worker_errors
 from medconv import worker as worker_module
 from medconv.case_file import save_case
 from medconv.ct_file import CTFileWriter
@@ -126,9 +127,9 @@ def loads(monkeypatch):
     """What `LoadedModel.load` is asked for in this process; it gives the weights that are there."""
     asked, load = [], LoadedModel.load
 
-    def counted(weights=None, device="auto"):
+    def counted(weights=None, device="auto", **more):
         asked.append((weights, device))
-        return load(weights, device)
+        return load(weights, device, **more)
 
     monkeypatch.setattr(worker_module.LoadedModel, "load", counted)
     return asked
@@ -144,6 +145,46 @@ def test_a_warm_worker_answers_with_what_it_has_loaded(only_untrained, loads, ve
     assert events[0] == {"event": "warm", "done": True}
     assert events[-1]["result"]["logits"] == {str(c): z for c, z in expected.logits.items()}
     assert loads == [(None, "cpu")], "once, not again for the case"
+
+
+def test_weights_that_were_imported_anew_under_the_same_name_are_loaded_again(
+    only_untrained, loads, vertebra, tmp_path, monkeypatch
+):
+    user = tmp_path / "weights"
+    shutil.copytree(only_untrained, user)
+    monkeypatch.setenv("MEDCONV_WEIGHTS_DIR", str(user))
+    save_case(tmp_path / "c.npz", pipeline.prepare(vertebra.ct, vertebra.mask))
+    card, file = weights.find_model(None)
+
+    def commands():
+        analyse = {"command": "analyse", "case": str(tmp_path / "c.npz"), "device": "cpu"}
+        yield from (analyse | {"id": "1"}, analyse | {"id": "2"})
+        arrays = weights.load_arrays(card, file)
+        changed = weights.save_weights(file, arrays | {"fc.bias": arrays["fc.bias"] + 1}, card)
+        (user / weights.MANIFEST).write_text(json.dumps({"models": [changed.to_json()]}), "utf-8")
+        yield analyse | {"id": "3"}
+
+    output = io.StringIO()
+    Worker(output).serve(commands())
+    events = map(json.loads, output.getvalue().splitlines())
+    first, second, third = (event["result"]["logits"] for event in events if event["event"] == "result")
+    assert second == first
+    assert third == pytest.approx({name: z + 1 for name, z in first.items()}, abs=1e-3)
+    assert len(loads) == 2
+
+
+def test_a_measurement_is_told_as_what_the_job_does(only_untrained, vertebra, tmp_path, monkeypatch):
+    load = LoadedModel.load
+
+    def measured(weights, device, say):
+        say("Measuring")
+        return load(weights, device)
+
+    monkeypatch.setattr(worker_module.LoadedModel, "load", measured)
+    save_case(tmp_path / "c.npz", pipeline.prepare(vertebra.ct, vertebra.mask))
+    events = answers_of({"command": "analyse", "id": "1", "case": str(tmp_path / "c.npz"), "device": "cpu"})
+    assert [event["stage"] for event in events[:2]] == ["Loading MedConv", "Measuring"]
+    assert events[-1]["event"] == "result"
 
 
 def test_a_job_that_waits_comes_before_what_is_not_loaded_yet(only_untrained, loads):

@@ -21,6 +21,7 @@ from typing import Any
 
 from medconv import processes, report, weights, worker_errors
 from medconv.batch.jobs import BatchJob, Crashed, Done, Started
+from medconv.batch.known_answers import KnownAnswers
 from medconv.batch.local_workers import LocalCrew
 from medconv.batch.settings import BatchSettings
 from medconv.types import MedConvError
@@ -140,7 +141,8 @@ def _station(settings: dict[str, Any], out: Path, batch: str, time_limit_s: floa
     if station is not None:
         with station.lock:
             _close(station)
-    made = _Station(LocalCrew(BatchSettings.from_json(settings), out, 1, time_limit_s), batch, out)
+    crew = LocalCrew(BatchSettings.from_json(settings), out, 1, time_limit_s, KnownAnswers(out).known)
+    made = _Station(crew, batch, out)
     with _GUARD:
         _STATIONS[number] = made
     return made

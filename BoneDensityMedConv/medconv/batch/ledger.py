@@ -33,7 +33,6 @@ class Entry:
     fingerprint: str = ""
     offset: int = -1
     status: Status | None = None
-    pixels: str = ""
     crashes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
@@ -45,7 +44,6 @@ class Ledger:
         self.path = folder / LEDGER_FILE
         self.entries: dict[str, Entry] = {}
         self.damaged_lines = 0
-        self._by_pixels: dict[str, str] = {}
         self._size = self._read_all()
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         os.ftruncate(self._file, self._size)
@@ -85,12 +83,6 @@ class Ledger:
     def is_done(self, job: BatchJob) -> bool:
         entry = self.entries.get(job.case_id)
         return entry is not None and entry.offset >= 0 and entry.fingerprint == job.fingerprint
-
-    def known(self, pixels: str) -> CaseOutcome | None:
-        """The outcome of a case with these pixels that was answered or refused."""
-        case_id = self._by_pixels.get(pixels, "")
-        entry = self.entries.get(case_id)
-        return self.outcome(case_id)[1] if entry and entry.offset >= 0 and entry.pixels == pixels else None
 
     def outcome(self, case_id: str) -> tuple[BatchJob, CaseOutcome]:
         """From the disk. Raises KeyError for a case without an outcome."""
@@ -151,10 +143,7 @@ class Ledger:
             if fields["event"] == "crashed":
                 entry.crashes[fields["code"], fields["message"]] += 1
                 return
-            outcome = fields["outcome"]
-            entry.offset, entry.status, entry.pixels = offset, Status(outcome["status"]), outcome["pixels"]
-            if entry.pixels and entry.status in (Status.OK, Status.REFUSED):
-                self._by_pixels[entry.pixels] = str(case_id)
+            entry.offset, entry.status = offset, Status(fields["outcome"]["status"])
 
 
 def _identity(job: BatchJob) -> dict[str, str]:

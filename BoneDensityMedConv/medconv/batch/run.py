@@ -15,6 +15,7 @@ from medconv.batch import local_workers, measuring, memory_needs, summary, table
 from medconv.batch.find_cases import CaseFinder, Findings
 from medconv.batch.job_list import JobList
 from medconv.batch.jobs import BatchJob, Crew, Status
+from medconv.batch.known_answers import ANSWERS, KnownAnswers
 from medconv.batch.ledger import Ledger
 from medconv.batch.lock import LOCK_FILE, FolderLock
 from medconv.batch.mask_rules import MaskRule
@@ -31,7 +32,6 @@ TIME_LIMIT_MIN, SEGMENTING_TIME_LIMIT_MIN = 5.0, 30.0
 LISTING, CASES_FILE = "listing", "cases.jsonl"
 
 log = logging.getLogger(__name__)
-ANSWERS = (Status.OK, Status.REFUSED)
 
 
 def run_batch(options: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def _run(
     progress = Progress(len(jobs), plan.there)
     crashes = 0
     if plan.missing:
-        crew = _crew(options, settings, ledger, workers)
+        crew = _crew(options, settings, workers)
         stack.callback(crew.close)
 
         def tick() -> None:
@@ -177,14 +177,16 @@ def _is_there(job: BatchJob) -> bool:
     return all(Path(path).exists() for path in (job.ct, job.mask) if path)
 
 
-def _crew(options: argparse.Namespace, settings: BatchSettings, ledger: Ledger, workers: int) -> Crew:
+def _crew(options: argparse.Namespace, settings: BatchSettings, workers: int) -> Crew:
     limit_min = options.time_limit or (SEGMENTING_TIME_LIMIT_MIN if settings.segmenter else TIME_LIMIT_MIN)
     out = options.out.absolute()
     if options.scheduler:
         from medconv.batch.dask_workers import DaskCrew
 
         return DaskCrew(options.scheduler, settings, out, time_limit_s=60 * limit_min)
-    return local_workers.LocalCrew(settings, out, workers, 60 * limit_min, ledger.known, memory_needs.needs_mb)
+    return local_workers.LocalCrew(
+        settings, out, workers, 60 * limit_min, KnownAnswers(out).known, memory_needs.needs_mb
+    )
 
 
 def _finish(

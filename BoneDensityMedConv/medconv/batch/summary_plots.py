@@ -47,7 +47,7 @@ def all_plots(document: Mapping[str, Any], seen: Rows, card: ModelCard | None) -
 
 def classes(document: Mapping[str, Any]) -> Figure:
     """Shares of the classes with their Wilson intervals, and those of training."""
-    figure, axes = _figure(6.4, 2.6)
+    figure, axes = _figure(6.4, 2.8)
     for place, (name, colour) in enumerate(zip(CLASS_ORDER, CLASS_COLOURS, strict=True)):
         found = document["classes"][str(name)]
         share = 100 * found["share"]
@@ -65,7 +65,7 @@ def classes(document: Mapping[str, Any]) -> Figure:
     axes.set_xlim(0, min(100.0, 22 + 100 * max(found["high"] for found in document["classes"].values())))
     axes.invert_yaxis()
     if document["classes"][str(CLASS_ORDER[0])]["share_in_training"] is not None:
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        _legend(figure)
     return figure
 
 
@@ -74,7 +74,7 @@ def attenuation(hu: FloatArray, given: FloatArray, trained_on: Spread | None) ->
 
     hu, given: (n,), the mean HU and the class's place in CLASS_ORDER.
     """
-    figure, axes = _figure(6.4, 3.2)
+    figure, axes = _figure(6.4, 3.4)
     known = np.isfinite(hu)
     hu, given = hu[known], given[known]
     ends = [hu.min(), hu.max()] if len(hu) else [0.0, 1.0]
@@ -88,7 +88,8 @@ def attenuation(hu: FloatArray, given: FloatArray, trained_on: Spread | None) ->
         expected = np.diff(trained_on.share_below(edges)) * len(hu)
         axes.stairs(expected, edges, color=TRAINING, linewidth=1.4, label=f"Training ({trained_on.cases}), scaled")
     axes.set(xlabel="HU of L1's trabecular core (mean), as scanned", ylabel="CTs")
-    axes.legend(frameon=False, fontsize=8)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    _legend(figure)
     return figure
 
 
@@ -96,7 +97,7 @@ def reasons(unanswered: list[dict[str, Any]]) -> Figure:
     """How often each reason for no answer is, the most frequent first."""
     ordered = sorted(unanswered, key=lambda entry: -entry["cases"])
     shown, rest = ordered[:MOST_BARS], ordered[MOST_BARS:]
-    figure, axes = _figure(6.4, 0.9 + BAR_HEIGHT_IN * len(shown))
+    figure, axes = _figure(6.4, 1.1 + BAR_HEIGHT_IN * len(shown))
     for place, entry in enumerate(shown):
         status = Status(entry["status"])
         axes.barh(place, entry["cases"], color=STATUS_COLOURS[status], height=0.66)
@@ -111,7 +112,7 @@ def reasons(unanswered: list[dict[str, Any]]) -> Figure:
     for status, colour in STATUS_COLOURS.items():
         if any(entry["status"] == status for entry in shown):
             axes.bar(0, 0, color=colour, label=spoken(str(status)).capitalize())
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend(figure)
     return figure
 
 
@@ -142,6 +143,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes: Any = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(figure: Figure) -> None:
+    """Above the axes, where no bar and no number can be."""
+    figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=8)
 
 
 def _png(figure: Figure) -> bytes:

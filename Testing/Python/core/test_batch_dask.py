@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from core.conftest import untrained_card
 from core.phantom import grid, phantom
 
 from medconv import cli, process_tree, report, runtimes, volume_io
-from medconv.batch import dask_case, dask_cluster, rehearsal, table
+from medconv.batch import dask_case, dask_cluster, dask_workers, rehearsal, table
 from medconv.batch.dask_workers import DaskCrew
 from medconv.batch.jobs import BatchJob, Crashed, Done, Started, Status
 from medconv.batch.ledger import Ledger
@@ -107,7 +108,7 @@ def cluster(start) -> Cluster:
 
 @pytest.fixture(scope="module")
 def cts(tmp_path_factory) -> Path:
-    """Five CTs with masks, one of which touches the border."""
+    """Six CTs with masks; one touches the border, the last is the second again."""
     folder = tmp_path_factory.mktemp("cts")
     for number in range(5):
         case = phantom(COARSE, trabecular_hu=60 + 40 * number)
@@ -116,12 +117,14 @@ def cts(tmp_path_factory) -> Path:
             labels[0, 20, 20] = 1
         volume_io.write_image(folder / f"case{number}.nii.gz", case.ct.array_zyx, case.ct.geometry)
         volume_io.write_image(folder / f"case{number}_mask.nii.gz", labels, case.ct.geometry)
+    for end in ("", "_mask"):
+        shutil.copyfile(folder / f"case1{end}.nii.gz", folder / f"case5{end}.nii.gz")
     return folder
 
 
-@pytest.fixture
-def settings(cts: Path, only_untrained: Path) -> BatchSettings:
-    card = read_manifest(only_untrained / "manifest.json")[0]
+@pytest.fixture(scope="module")
+def settings(cts: Path, untrained_weights: Path) -> BatchSettings:
+    card = read_manifest(untrained_weights / "manifest.json")[0]
     return BatchSettings(
         inputs=(str(cts),),
         weights=card.name,
@@ -130,6 +133,20 @@ def settings(cts: Path, only_untrained: Path) -> BatchSettings:
         adjustment=vars(untrained_card().default_adjustment).copy(),
         versions={"numpy": report.versions()["numpy"]},
     )
+
+
+@pytest.fixture(scope="module")
+def batch_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("batch")
+
+
+@pytest.fixture(scope="module")
+def crew(cluster: Cluster, settings: BatchSettings, batch_folder: Path) -> Iterator[DaskCrew]:
+    """One for several tests, which leave nothing undone: every new one starts processes that load torch."""
+    cluster.faults({})
+    crew = DaskCrew(cluster.address, settings, batch_folder, time_limit_s=60)
+    yield crew
+    crew.close()
 
 
 @pytest.fixture
@@ -175,15 +192,36 @@ def test_the_table_is_byte_for_byte_that_of_the_same_cases_done_here(
         table.write_table(here, ledger)
     expected = (here / "table.csv").read_bytes()
     assert (there / "table.csv").read_bytes() == expected
-    assert (expected.count(b"\n"), expected.count(b",ok,"), expected.count(b",refused,")) == (6, 4, 1)
+    assert (expected.count(b"\n"), expected.count(b",ok,"), expected.count(b",refused,")) == (7, 5, 1)
+    assert expected.count(b",case1,") == 1, "case5 has the same pixels"
     files = {file.relative_to(here) for file in here.glob("cases/*/*")}
     assert len(files) > 20
     assert files == {file.relative_to(there) for file in there.glob("cases/*/*")}
     assert [file for file in files if (here / file).read_bytes() != (there / file).read_bytes()] == []
 
 
-def test_a_case_that_crashes_ends_its_child_and_not_the_dask_worker(cluster: Cluster, hire, cts: Path) -> None:
-    crew = hire(cluster)
+def test_a_case_with_the_pixels_of_an_earlier_one_takes_its_answer(crew: DaskCrew, cts: Path, batch_folder) -> None:
+    crew.submit(job(cts, 1))
+    first = until(crew, Done).outcome
+    with Ledger(batch_folder) as ledger:
+        ledger.done(job(cts, 1), first)
+    crew.submit(job(cts, 5))
+    second = until(crew, Done).outcome
+    assert replace(second, measured={}) == replace(first, case_id="case5", measured={})
+    assert "network" in first.measured
+    assert "network" not in second.measured, "the network ran again"
+
+
+def test_a_file_that_is_nowhere_is_the_case_s_outcome_as_on_one_computer(crew: DaskCrew, cts: Path) -> None:
+    crew.submit(replace(job(cts, 0), ct=str(cts / "gone.nii.gz")))
+    outcome = until(crew, Done).outcome
+    assert (outcome.status, outcome.code) == (Status.REFUSED, "file_missing")
+    assert crew.left_out == {}
+
+
+def test_a_case_that_crashes_ends_its_child_and_not_the_dask_worker(
+    cluster: Cluster, crew: DaskCrew, cts: Path
+) -> None:
     before = cluster.log("scheduler").count("Remove worker")
     cluster.faults({"case0": "segmentation_fault"})
     crew.submit(job(cts, 0))
@@ -193,8 +231,7 @@ def test_a_case_that_crashes_ends_its_child_and_not_the_dask_worker(cluster: Clu
     assert cluster.log("scheduler").count("Remove worker") == before
 
 
-def test_a_case_whose_dask_worker_is_killed_is_done_elsewhere(cluster: Cluster, hire, cts: Path) -> None:
-    crew = hire(cluster)
+def test_a_case_whose_dask_worker_is_killed_is_done_elsewhere(cluster: Cluster, crew: DaskCrew, cts: Path) -> None:
     cluster.faults({"case2": "hang"})
     crew.submit(job(cts, 2))
     process_id = int(until(crew, Started).worker.split()[-1])
@@ -219,12 +256,15 @@ def test_closing_ends_what_still_runs_on_the_cluster(cluster: Cluster, hire, cts
     assert process_tree.members(process_id, None)  # the Dask worker itself lives
 
 
-def test_a_new_run_in_the_folder_ends_what_a_killed_one_has_left_running(cluster: Cluster, hire, cts: Path) -> None:
+def test_a_new_run_in_the_folder_ends_what_a_killed_one_has_left_running(
+    cluster: Cluster, hire, cts: Path, monkeypatch
+) -> None:
     killed = hire(cluster)
     cluster.faults({"case4": "hang"})
     killed.submit(job(cts, 4))
     process_id = int(until(killed, Started).worker.split()[-1])
     assert _python_children(process_id)
+    monkeypatch.setattr(dask_workers, "OLD_BATCH_S", 0.0)
     hire(cluster)
     eventually(lambda: not _python_children(process_id))
 
@@ -252,7 +292,9 @@ def test_workers_that_can_not_do_the_work_are_named_with_the_reason(cluster: Clu
     assert told in missing.value.message
 
 
-def test_a_worker_that_does_not_see_the_batch_folder_says_so(settings: BatchSettings, tmp_path: Path) -> None:
+def test_a_worker_that_does_not_see_the_batch_folder_says_so(
+    settings: BatchSettings, only_untrained, tmp_path: Path
+) -> None:
     given, number = settings.to_json(), "0123456789ab"
     assert dask_case.probe(given, str(tmp_path), number, [])["problems"] == [f"does not see the folder {tmp_path}"]
     (tmp_path / dask_case.TOKEN.format(number)).write_text(number)
@@ -260,14 +302,6 @@ def test_a_worker_that_does_not_see_the_batch_folder_says_so(settings: BatchSett
     # A drive that is not mounted is an empty folder: a file in it is looked for as well.
     empty = str(tmp_path / "mounted" / "ct.nii.gz")
     assert dask_case.probe(given, str(tmp_path), number, [empty])["problems"] == [f"does not see {empty}"]
-
-
-def test_a_file_that_is_nowhere_is_the_case_s_outcome_as_on_one_computer(cluster: Cluster, hire, cts: Path) -> None:
-    crew = hire(cluster)
-    crew.submit(replace(job(cts, 0), ct=str(cts / "gone.nii.gz")))
-    outcome = until(crew, Done).outcome
-    assert (outcome.status, outcome.code) == (Status.REFUSED, "file_missing")
-    assert crew.left_out == {}
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux: a path that every process sees differently")

@@ -18,6 +18,7 @@ import pytest
 
 from medconv.batch import lock as lock_module
 from medconv.batch.jobs import COLUMNS, BatchJob, CaseOutcome, Crashed, Done, Started, Status
+from medconv.batch.known_answers import KnownAnswers
 from medconv.batch.ledger import LEDGER_FILE, Ledger
 from medconv.batch.lock import LOCK_FILE, FolderLock
 from medconv.batch.settings import BatchSettings, check_same, read_settings, write_settings
@@ -102,21 +103,43 @@ def test_forgotten_cases_are_open_again_and_may_crash_anew(tmp_path) -> None:
         ledger.done(job("a"), refused("a", "pixels"))
         ledger.forget("a", "asked for")
         assert not ledger.is_done(job("a"))
-        assert ledger.known("pixels") is None
+        assert KnownAnswers(tmp_path).known("pixels") is None
         assert ledger.crashed(job("a"), "worker_died", "signal 11") == 1
     with Ledger(tmp_path) as ledger:
         assert ledger.entries["a"].crashes.total() == 1
 
 
-def test_equal_pixels_are_known_from_the_disk(tmp_path) -> None:
+def test_equal_pixels_are_known_while_the_ledger_is_written(tmp_path) -> None:
+    answers = KnownAnswers(tmp_path)
+    assert answers.known("same") is None, "there is no ledger yet"
     with Ledger(tmp_path) as ledger:
         ledger.done(job("a"), answered("a", "same"))
         ledger.done(job("z"), CaseOutcome("z", Status.FAILED, code="internal_error", pixels="failed"))
+        assert answers.known("same") == KnownAnswers(tmp_path).known("same") == answered("a", "same")
+        assert answers.known("other") is None
+        assert answers.known("") is None
+        assert answers.known("failed") is None, "a failure is nobody else's answer"
+        ledger.done(job("b"), refused("b", "late"))
+        assert answers.known("late") == refused("b", "late")
+        ledger.done(job("b", "changed"), refused("b", "other"))
+        assert answers.known("late") is None, "b has other pixels now"
+        ledger.forget("a", "asked for")
+        assert answers.known("same") is None
+
+
+def test_what_is_not_wholly_written_yet_is_known_later(tmp_path) -> None:
     with Ledger(tmp_path) as ledger:
-        assert ledger.known("same") == answered("a", "same")
-        assert ledger.known("other") is None
-        assert ledger.known("") is None
-        assert ledger.known("failed") is None, "a failure is nobody else's answer"
+        ledger.note("begun")
+        ledger.done(job("a"), answered("a", "same"))
+    file = tmp_path / LEDGER_FILE
+    whole = file.read_bytes()
+    answers = KnownAnswers(tmp_path)
+    file.write_bytes(whole[:-40])
+    assert answers.known("same") is None
+    file.write_bytes(b"\0" * 30 + b"\n" + whole)
+    assert KnownAnswers(tmp_path).known("same") == answered("a", "same"), "a damaged line costs itself only"
+    file.write_bytes(whole)
+    assert answers.known("same") == answered("a", "same")
 
 
 def test_a_path_with_any_bytes_goes_through_ledger_and_table(tmp_path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from medconv import weights
 from medconv.batch.jobs import COLUMNS
 from medconv.batch.summary import write_summary
+from medconv.batch.summary_plots import reasons
 from medconv.batch.summary_rows import Rows, keep_largest, largest
 from medconv.config import ModelCard
 
@@ -167,6 +168,21 @@ def test_without_matplotlib_the_page_says_what_is_missing(
     assert "bonedensity-medconv[batch]" in page
     assert "<img" not in page
     assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "summary.html"}
+
+
+def test_the_legend_covers_no_number() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    def ended(status: str, code: str) -> dict[str, Any]:
+        return {"status": status, "code": code, "cases": 1}
+
+    figure = reasons([ended("set_aside", "worker_died"), ended("failed", "internal"), ended("refused", "cut_off")])
+    FigureCanvasAgg(figure).draw()
+    (axes,), legends = figure.axes, [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+    legend = legends[0].get_window_extent()
+    drawn = [*axes.texts, *axes.patches]
+    assert {artist.get_text() for artist in axes.texts} == {"1"}
+    assert [artist for artist in drawn if legend.overlaps(artist.get_window_extent())] == []
 
 
 def test_nothing_and_only_refusals_are_summaries_too(tmp_path: Path, card: ModelCard) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import multiprocessing
 import os
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,18 @@ from medconv.types import MedConvError, MissingRequirement
 
 FOLDER_PREFIX = "medconv-batch-"
 TICK_S = 0.5
+KILLED = 9  # SIGKILL, which Windows has no name for
 STARTS_TRIED = 3  # in a row, without one process that became ready
 # A worker with the shipped weights rests at 410 to 480 MB, whatever CTs it has seen (1,000 crops, 24 whole CTs): what
-# rests above its first level by this much has grown, and is replaced.
+# rests above its first levels by this much has grown, and is replaced. A segmenter's networks come with the first case
+# that reaches it.
 GROWTH_MB = 600.0
+STARTED_MB = 450.0
+FIRST_CASES = 3
 
 Event = Started | Done | Crashed
 
+log = logging.getLogger(__name__)
 _FOLDER_NUMBERS = itertools.count(1)  # several crews may work in one process (dask_case)
 
 
@@ -43,17 +49,27 @@ class _Worker:
     ready: bool = False
     job: BatchJob | None = None
     started_at: float = 0.0
-    needs_mb: float = 0.0
-    resting_mb: float = 0.0
+    rests_at_mb: float = STARTED_MB  # between cases, with nothing in hand
+    needs_mb: float = 0.0  # beside that, for its case
+    first_levels_mb: list[float] = field(default_factory=list)
+    killed_for_memory: float = 0.0  # processes of this computer, when its case began
     overdue: bool = False
     retires: bool = False
+    alone: bool = False
+
+    @property
+    def will_take_mb(self) -> float:
+        """What it is going to take beyond what it has."""
+        has = measuring.process_memory_mb(Path(f"/proc/{self.process.pid}/status")).get("resident_mb", 0.0)
+        return max(self.rests_at_mb + self.needs_mb - has, 0.0) if self.job or not self.ready else 0.0
 
 
 class LocalCrew:
     """Processes that work on cases. See `jobs.Crew`.
 
     known: the outcome of a case with these pixels. needs_mb: what a case will need of memory, for admission: cases
-    that do not fit into the free memory together are begun one after the other.
+    that do not fit into the free memory together are begun one after the other, in their order; one that does not fit
+    at all is begun when nobody else is there.
     """
 
     def __init__(
@@ -90,6 +106,7 @@ class LocalCrew:
         """See `jobs.Crew`. Raises MedConvError if no process can work: weights, packages, a full disk."""
         while self._waiting or any(worker.job for worker in self._workers):
             self._fill_up()
+            self._let_go()
             self._hand_out()
             self._end_overdue()
             ready = connection.wait(
@@ -112,8 +129,14 @@ class LocalCrew:
 
     def _fill_up(self) -> None:
         busy = sum(worker.job is not None for worker in self._workers)
+        if any(worker.alone for worker in self._workers if worker.job):
+            return
         while len(self._workers) < min(self._wanted, busy + len(self._waiting)):
-            self._workers.append(self._start())
+            try:
+                self._workers.append(self._start())
+            except OSError as error:  # no memory for one more, or the limit of processes
+                self._not_started(worker_errors.not_started(error))
+                return
 
     def _start(self) -> _Worker:
         self._made += 1
@@ -125,22 +148,52 @@ class LocalCrew:
             )
             process.start()
         theirs.close()
-        return _Worker(str(self._made), process, ours, temporary)
+        return _Worker(str(self._made), process, ours, temporary, killed_for_memory=measuring.killed_for_memory())
+
+    def _not_started(self, why: MedConvError) -> None:
+        """The others go on without it. Raises MissingRequirement if there are none."""
+        self._failed_starts += 1
+        if self._failed_starts < STARTS_TRIED:
+            return
+        there = sum(worker.ready for worker in self._workers)
+        if not there:
+            raise MissingRequirement(
+                "worker_not_started",
+                f"No worker process can be started: {why.message}",
+                "Try 'medconv predict' with one of the CTs; with fewer --workers less memory is needed.",
+            )
+        log.warning("Of %d processes only %d can be started: %s", self._wanted, there, why.message)
+        self._wanted, self._failed_starts = there, 0
+
+    def _let_go(self) -> None:
+        """End those for whom there is nothing left: a case that is tried alone has the memory that they held."""
+        free = [worker for worker in self._workers if worker.job is None and not worker.retires]
+        for worker in free[len(self._waiting) :]:
+            self._retire(worker)
 
     def _hand_out(self) -> None:
         """Give waiting cases to those who are free, as far as memory has room for them."""
-        for worker in self._workers:
+        for worker in list(self._workers):
             if not (self._waiting and worker.ready and worker.job is None and not worker.retires):
                 continue
             needed = self._needs_mb(self._waiting[0])
-            others = [w for w in self._workers if w.job is not None]
-            # What the others need is not all taken yet; what they have taken already counts twice, on the safe side.
-            if others and needed + sum(w.needs_mb for w in others) > measuring.free_mb():
+            others = [other for other in self._workers if other is not worker]
+            fits = needed <= measuring.free_mb() - sum(other.will_take_mb for other in others)
+            if not fits and any(other.job for other in others):
                 return
-            worker.job, worker.needs_mb = self._waiting.popleft(), needed
+            worker.job, worker.needs_mb, worker.alone = self._waiting.popleft(), needed, not fits
+            worker.killed_for_memory = measuring.killed_for_memory()
             worker.started_at, worker.overdue = time.monotonic(), False
             with contextlib.suppress(OSError):  # it has just died, which its sentinel tells
                 worker.pipe.send(worker.job.to_json())
+            if worker.alone:
+                for other in others:
+                    self._retire(other)
+
+    def _retire(self, worker: _Worker) -> None:
+        worker.retires = True
+        with contextlib.suppress(OSError):
+            worker.pipe.send(None)
 
     def _heard_of(self, worker: _Worker) -> Iterator[Event]:
         """What a worker says, and that it has ended. Its last words count, if they are an outcome."""
@@ -158,6 +211,7 @@ class LocalCrew:
         kind, *content = message
         if kind == "ready":
             worker.ready, self._failed_starts = True, 0
+            worker.rests_at_mb = content[0] or STARTED_MB
         elif kind == "started":
             yield Started(content[0], worker.name)
         elif kind == "known":
@@ -167,17 +221,17 @@ class LocalCrew:
             raise content[0]
         elif kind == "done":
             worker.job = None
-            self._replace_if_grown(worker, float(content[0]["measured"].get("resident_mb", 0.0)))
+            self._replace_if_grown(worker, content[1])
             yield Done(CaseOutcome.from_json(content[0]))
 
-    def _replace_if_grown(self, worker: _Worker, resident_mb: float) -> None:
-        """Tell it to end; when it has, another is started in its place."""
-        worker.resting_mb = worker.resting_mb or resident_mb
-        if resident_mb > worker.resting_mb + self._growth_mb:
-            worker.retires = True
+    def _replace_if_grown(self, worker: _Worker, rests_at_mb: float) -> None:
+        """Tell it to end; when it has, another is started in its place. 0 MB: it can't be told here."""
+        worker.rests_at_mb = rests_at_mb or STARTED_MB
+        if len(worker.first_levels_mb) < FIRST_CASES:
+            worker.first_levels_mb.append(rests_at_mb)
+        elif rests_at_mb > max(worker.first_levels_mb) + self._growth_mb and not worker.retires:
             self.replaced += 1
-            with contextlib.suppress(OSError):
-                worker.pipe.send(None)
+            self._retire(worker)
 
     def _ended(self, worker: _Worker) -> Iterator[Event]:
         self._workers.remove(worker)
@@ -186,18 +240,14 @@ class LocalCrew:
         if worker.job is not None:
             error = self._why(worker, exit_code)
             yield Crashed(worker.job.case_id, error.code, error.message)
-        elif not worker.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= STARTS_TRIED:
-                raise MissingRequirement(
-                    "worker_not_started",
-                    f"No worker process can be started: {self._why(worker, exit_code).message}",
-                    "Try 'medconv predict' with one of the CTs; with fewer --workers less memory is needed.",
-                )
+        elif not worker.ready and not worker.retires:
+            self._not_started(self._why(worker, exit_code))
 
     def _why(self, worker: _Worker, exit_code: int) -> MedConvError:
         if worker.overdue:
             return worker_errors.time_limit("case", self._time_limit_s)
+        if exit_code == -KILLED and measuring.killed_for_memory() > worker.killed_for_memory:
+            return worker_errors.no_memory()
         return worker_errors.death(exit_code, self._out / "none")
 
     def _end_overdue(self) -> None:

@@ -16,6 +16,8 @@ from medconv.types import MissingRequirement
 
 CRASHES_ALLOWED = 3
 OUT_OF_MEMORY = "out_of_memory"
+TRY_AGAIN = "Try it alone with 'medconv predict', or again with --retry set_aside."
+NEEDS_MEMORY = "Give it more memory (of a container or a cluster's job: a higher limit), then --retry set_aside."
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Supervisor:
             Status.SET_ASIDE,
             code=code,
             message=f"Tried {CRASHES_ALLOWED} times. {why}",
-            remedy="Try it alone with 'medconv predict', or again with --retry set_aside.",
+            remedy=NEEDS_MEMORY if code == OUT_OF_MEMORY else TRY_AGAIN,
         )
         shutil.rmtree(self.ledger.path.parent / CASES / job.case_id, ignore_errors=True)  # of a try that came far
         self.ledger.done(job, outcome)

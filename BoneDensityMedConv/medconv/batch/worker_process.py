@@ -1,8 +1,8 @@
 """What runs in a batch's own worker process: one thread, one case after another, ended with its parent.
 
-Messages, as tuples through a pipe. To the parent: ("ready",), ("started", case_id), ("done", outcome as JSON),
-("known", pixels) and ("broken", error). From the parent: a job as JSON, the answer to "known" (an outcome as JSON or
-None), or None, which ends the process.
+Messages, as tuples through a pipe. To the parent: ("ready", resident MB), ("started", case_id), ("done", outcome as
+JSON, resident MB with nothing in hand), ("known", pixels) and ("broken", error). From the parent: a job as JSON, the
+answer to "known" (an outcome as JSON or None), or None, which ends the process.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from medconv import process_tree, processes, worker_errors
+from medconv.batch import measuring
 from medconv.batch.jobs import BatchJob, CaseOutcome
 from medconv.batch.settings import BatchSettings
 from medconv.types import MedConvError, UsageError
 
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 GRACE_S = 30.0  # the parent ends a case that takes too long; this is for a parent that is gone
 
 
@@ -35,6 +37,7 @@ def serve(pipe: connection.Connection, settings: dict[str, Any], out: str, time_
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: None)
     _end_with_parent(Path(temporary))
+    _first_to_go()
     if not os.environ.get("MEDCONV_DEBUG"):
         _silence()
     if settings["segmenter"]:
@@ -59,7 +62,7 @@ def _serve(pipe: connection.Connection, settings: BatchSettings, out: Path, time
 
     tools = Tools.load(settings, out)
     tools.known = known
-    pipe.send(("ready",))
+    pipe.send(("ready", _resident_mb()))
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         while (told := pipe.recv()) is not None:
             job = BatchJob.from_json(told)
@@ -68,7 +71,18 @@ def _serve(pipe: connection.Connection, settings: BatchSettings, out: Path, time
             faulthandler.dump_traceback_later(time_limit_s + GRACE_S, exit=True, file=nowhere)
             outcome = run_job(job, tools)
             faulthandler.cancel_dump_traceback_later()
-            pipe.send(("done", outcome.to_json()))
+            pipe.send(("done", outcome.to_json(), _resident_mb()))
+
+
+def _resident_mb() -> float:
+    """0 where it can't be told."""
+    return measuring.memory_mb().get("resident_mb", 0.0)
+
+
+def _first_to_go() -> None:
+    """If memory runs out, the kernel ends this process before the batch or a person's program."""
+    with contextlib.suppress(OSError):
+        OOM_SCORE.write_text("500", "ascii")  # of 1000; proc(5)
 
 
 def _silence() -> None:

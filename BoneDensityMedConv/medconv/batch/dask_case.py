@@ -19,11 +19,11 @@ from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
-from medconv import processes, report, weights, worker_errors
+from medconv import processes, weights, worker_errors
 from medconv.batch.jobs import BatchJob, Crashed, Done, Started
 from medconv.batch.known_answers import KnownAnswers
 from medconv.batch.local_workers import LocalCrew
-from medconv.batch.settings import BatchSettings
+from medconv.batch.settings import BatchSettings, versions_here
 from medconv.types import MedConvError
 
 TOKEN = ".medconv-cluster-{}"
@@ -189,7 +189,7 @@ def _close_all() -> None:
 
 
 def _differing_versions(wanted: BatchSettings) -> list[str]:
-    here: dict[str, str] = report.versions()
+    here = versions_here(wanted.runtime, wanted.segmenter.get("kind", ""))
     if Path(wanted.label_map).is_file():
         here["label map"] = weights.sha256_of(Path(wanted.label_map))
     pairs = [(name, here.get(name, "none"), version) for name, version in sorted(wanted.versions.items())]

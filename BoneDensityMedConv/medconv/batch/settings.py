@@ -5,16 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-from medconv import RESEARCH_USE_ONLY
-from medconv.segmenter import SegmenterRequest
+from medconv import RESEARCH_USE_ONLY, report, runtimes
+from medconv.segmenter import NNUNET, TOTALSEGMENTATOR, SegmenterRequest
 from medconv.types import Adjustment, UsageError
 
 SETTINGS_FILE = "batch.json"
+VERSIONS = "versions."
 FORMAT = 2  # of ledger, table and case ids: another number, another folder
+SEGMENTER_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    TOTALSEGMENTATOR: ("TotalSegmentator", "nnunetv2"),
+    NNUNET: ("nnunetv2",),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class BatchSettings:
     weights: a name, or an absolute path. device, runtime: never "auto": what was chosen when the folder was started,
         because another runtime differs in the last digits.
     segmenter: the fields of `SegmenterRequest`; empty if L1 is always given. reports, dicom: what is written of a case.
-    versions: of the packages that take part in an answer.
+    versions: of the packages that take part in an answer, those of runtime and segmenter among them.
     """
 
     inputs: tuple[str, ...] = ()
@@ -49,6 +55,10 @@ class BatchSettings:
         """SHA-256 of all of them."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode("ascii")).hexdigest()
 
+    def with_versions(self) -> BatchSettings:
+        """With the versions that this computer has; of a runtime that is "auto", none."""
+        return replace(self, versions=versions_here(self.runtime, self.segmenter.get("kind", "")))
+
     def adjusted_by(self) -> Adjustment:
         return Adjustment(**self.adjustment)
 
@@ -61,6 +71,22 @@ class BatchSettings:
     @staticmethod
     def from_json(fields: Mapping[str, Any]) -> BatchSettings:
         return BatchSettings(**{**fields, "inputs": tuple(fields["inputs"])})
+
+
+def versions_here(runtime: str, segmenter: str) -> dict[str, str]:
+    """Of the packages that take part in an answer; what is not installed is not there."""
+    found = {name: told for name, told in report.versions().items() if name != "python"}
+    for package in (*runtimes.PACKAGES.get(runtime, ()), *SEGMENTER_PACKAGES.get(segmenter, ())):
+        if told := _version(package):
+            found[package.lower()] = told
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # another distribution brings it: onnxruntime-gpu
+        return next((version(name) for name in packages_distributions().get(package, ())), None)
 
 
 def read_settings(folder: Path) -> BatchSettings | None:
@@ -96,13 +122,25 @@ def check_same(folder: Path, begun: BatchSettings, wanted: BatchSettings) -> Non
     """Raise UsageError that names every setting in which the two differ."""
     old, new = dict(_flat("", begun.to_json())), dict(_flat("", wanted.to_json()))
     names = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
-    if names:
-        told = "; ".join(f"{name} {old.get(name)} (asked for: {new.get(name)})" for name in names)
+    if not names:
+        return
+    packages = [name for name in names if name.startswith(VERSIONS)]
+    asked = [f"{name} {old.get(name)} (asked for: {new.get(name)})" for name in names if name not in packages]
+    if asked:
         raise UsageError(
             "batch_of_other_settings",
-            f"{folder} holds a batch that was started with other settings: {told}.",
+            f"{folder} holds a batch that was started with other settings: {'; '.join(asked)}.",
             "Give the settings that it was started with, or choose another --out.",
         )
+    told = [
+        f"{name.removeprefix(VERSIONS)} {old.get(name, 'none')} (here: {new.get(name, 'none')})" for name in packages
+    ]
+    raise UsageError(
+        "batch_of_other_packages",
+        f"{folder} holds a batch that was started with other packages: {'; '.join(told)}.",
+        "Answers would differ in the last digits. Install the packages that it was started with, or choose another "
+        "--out.",
+    )
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

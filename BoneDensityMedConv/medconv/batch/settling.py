@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medconv import mask_source, processes, report, vertebrae, worker_errors
+from medconv import mask_source, processes, vertebrae, worker_errors
 from medconv.batch.settings import BatchSettings, check_same
 from medconv.devices import check_device
 from medconv.inference import LoadedModel, require_torch
@@ -45,15 +45,14 @@ def settle(options: argparse.Namespace, begun: BatchSettings | None) -> BatchSet
         segmenter=segmenter,
         reports=options.reports,
         dicom=options.dicom,
-        versions={name: version for name, version in report.versions().items() if name != "python"},
     )
     if begun is None:
-        return wanted
+        return wanted.with_versions()
     if wanted.device == AUTO:
         wanted = replace(wanted, device=begun.device)
     if wanted.runtime == AUTO:
         wanted = replace(wanted, runtime=begun.runtime)
-    check_same(options.out, begun, wanted)
+    check_same(options.out, begun, wanted.with_versions())
     return begun
 
 
@@ -84,7 +83,7 @@ class Look:
         self._process.join()
         if isinstance(told, MedConvError):
             raise told
-        return replace(self._settings, **told)
+        return replace(self._settings, **told).with_versions()
 
     def close(self) -> None:
         """End it. Safe to call more than once."""

@@ -48,7 +48,7 @@ _MODULES: Mapping[str, str] = {
     "cuda_graph": "torch_cuda",
 }
 # What must be installed, apart from torch.
-_PACKAGES: Mapping[str, tuple[str, ...]] = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
+PACKAGES: Mapping[str, tuple[str, ...]] = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
 _ON_CPU = (REFERENCE, "openvino", "onednn", "bfloat16", "jit", "channels_last", "onnxruntime", "compiled")
 _ON_CUDA = (REFERENCE, "cuda_amp", "cuda_graph", "compiled")
 HALF_PRECISION = frozenset({"bfloat16", "cuda_amp", "cuda_graph"})
@@ -101,7 +101,7 @@ def check_name(name: str) -> None:
 
 def _is_there(name: str, kind: str) -> bool:
     try:
-        if any(importlib.util.find_spec(package) is None for package in _PACKAGES.get(name, ())):
+        if any(importlib.util.find_spec(package) is None for package in PACKAGES.get(name, ())):
             return False
         module = importlib.import_module(f"medconv.runtimes.{_MODULES[name]}")
         return bool(module.is_possible(name, kind))
@@ -110,7 +110,7 @@ def _is_there(name: str, kind: str) -> bool:
 
 
 def _missing(name: str, device: str) -> MissingRequirement:
-    if name in _PACKAGES:
+    if name in PACKAGES:
         remedy = 'Install it: pip install "bonedensity-medconv[fast]", or choose another with --runtime.'
     else:
         remedy = f"Runtimes that work here: auto, {', '.join(available(device))}."

@@ -13,7 +13,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from core import dicom_writer
 from core.phantom import grid, phantom, write
 
 from medconv import cli, pipeline
+from medconv.batch import settling
 from medconv.batch.jobs import COLUMNS, BatchJob
 from medconv.batch.lock import LOCK_FILE
 from medconv.case_reading import read_around_mask
@@ -162,6 +165,32 @@ def test_other_settings_in_the_same_folder_are_refused(finished, cohort, batch, 
     code, _, complaint = batch(cohort, "--out", finished[0], *changed)
     assert code == 2
     assert message in complaint
+
+
+def test_another_version_of_the_chosen_runtime_is_refused_and_told(
+    finished, cohort, only_untrained, tmp_path, capsys
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    document = json.loads((out / "batch.json").read_text())
+    document["settings"] |= {"runtime": "openvino"}
+    document["settings"]["versions"] |= {"openvino": "2019.1"}
+    (out / "batch.json").write_text(json.dumps(document))
+    assert cli.main(["batch", str(cohort), "--label", "31", "--reports", "--out", str(out)]) == 2
+    complaint = capsys.readouterr().err
+    assert f"other packages: openvino 2019.1 (here: {version('openvino')})." in complaint
+    assert "Install the packages that it was started with" in complaint
+
+
+def test_the_runtime_that_was_found_fastest_brings_its_versions() -> None:
+    eager = settling.BatchSettings(runtime="eager").with_versions().versions
+    assert eager.keys() == {"medconv", "numpy", "simpleitk", "torch"}
+    look = object.__new__(settling.Look)
+    look._settings = settling.BatchSettings(runtime="auto")
+    look._pipe = SimpleNamespace(recv=lambda: {"device": "cpu", "runtime": "onnxruntime"})
+    look._process = SimpleNamespace(join=lambda: None)
+    own = {name: version(name) for name in ("onnxruntime", "onnx")}
+    assert look.result().versions == eager | own
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 from medconv import console
 from medconv.bench import runner, sections, tables
 from medconv.bench.runner import SectionResult
-from medconv.bench.settings import LEAST_SLICES, Settings
+from medconv.bench.settings import FULL_SLICES, LEAST_SLICES, Settings
 from medconv.command_line import Commands
 from medconv.types import MissingRequirement, UsageError
 
@@ -32,10 +32,10 @@ def add_bench(commands: Commands) -> None:
         "--only", nargs="+", action="extend", choices=sections.NAMES, default=[], metavar="SECTION",
         help=f"some of: {', '.join(sections.NAMES)} (default: all but segmentation, which takes minutes)",
     )  # fmt: skip
-    p.add_argument("--quick", action="store_true", help="everything at small sizes, in some two minutes")
+    p.add_argument("--quick", action="store_true", help="everything at small sizes, in about a minute")
     p.add_argument("--full", action="store_true", help="also what takes minutes: compiling, segmentation")
     p.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds of each comparison (default 5)")
-    p.add_argument("--slices", type=int, default=700, metavar="N", help="of the 512 x 512 CT (default 700)")
+    p.add_argument("--slices", type=int, default=FULL_SLICES, metavar="N", help="of the 512 x 512 CT (default 700)")
     p.add_argument(
         "--loader", type=Path, metavar="COHORT", help="a cohort of yours for 'training'; measures that alone"
     )
@@ -57,6 +57,7 @@ def run_bench(options: argparse.Namespace) -> int:
         results, stopped = runner.run(chosen, settings, say=Saying(), finished=_show)
     console.clear()
     document = runner.document(results, settings)
+    print(tables.verdict_on_screen(document))
     if stopped:
         kept = [result.section.name for result in results if result.status == runner.DONE]
         print(f"Stopped. Finished sections are kept: {', '.join(kept) or 'none'}.")

@@ -6,6 +6,7 @@ the median of the rounds' own ratios, which moves much less than a ratio of medi
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ Clock = Callable[[], float]
 Progress = Callable[[str, float], None]
 
 SPREAD = "half the interquartile range"
+NO_VALUE = "–"
 LEAST_ROUNDS = 3  # these are done whatever they take; only then does a budget count
 
 
@@ -157,3 +159,13 @@ def attempt(name: str, measure: Callable[[], Row]) -> Row:
         return measure()
     except Exception as error:  # noqa: BLE001 whatever it is, it is a row of the table
         return Row(name, reason=because(error))
+
+
+def number(value: float) -> str:
+    """Three digits, no exponent where it can be helped."""
+    if not math.isfinite(value):
+        return NO_VALUE
+    if value == 0 or 1e-5 <= abs(value) < 1e6:
+        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+        return f"{value:,.{digits}f}"
+    return f"{value:.2e}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
 from medconv import l1_mask, pipeline, volume_io
-from medconv.bench import apart, growth_cohort, memory, trunk_files
+from medconv.bench import apart, growth_cohort, machine, memory, trunk_files
 from medconv.bench.figures import Row, of_values, paired_ratio
 from medconv.bench.settings import Say, Settings, part
 from medconv.bench.stages import READ, plain_read, read_around_l1
@@ -92,11 +93,14 @@ def _one_size(shape: Index3, settings: Settings, say: Say) -> Iterator[Row]:
         files.ct.unlink(missing_ok=True)
         files.mask.unlink(missing_ok=True)
     seconds = found["seconds"]
+    reading = settings.peaks.get(machine.READING)
     for name, times in seconds.items():
         compared = name != READ
+        share = megabytes / 1e3 / median(times) / reading if reading and not compared else None
         yield of_values(
             f"{title}: {name}", times, peak_mb=found["peaks"].get(name), baseline=READ if compared else "",
             ratio=paired_ratio(times, seconds[READ]) if compared else None, note=f"{megabytes:.0f} MB, .nii",
+            share=share, of_peak=machine.SAID[machine.READING] if share else "",
             point={"plot": "volume", "series": name, "x": megabytes},
         )  # fmt: skip
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medconv.bench.figures import Row
-from medconv.bench.plots import BASELINE, COLOURS, GREY, blank, series_of, style
+from medconv.bench.figures import Row, number
+from medconv.bench.growth_cohort import AIM as COHORT_AIM
+from medconv.bench.panel_click import AIM_S
+from medconv.bench.plots import AIM_COLOUR, BASELINE, COLOURS, GREY, blank, series_of, style
+from medconv.bench.settings import FULL_SLICES
 from medconv.bench.stages import AIM, READ, STAGES
 
 if TYPE_CHECKING:
@@ -24,16 +27,18 @@ def stages(rows: Sequence[Row]) -> Figure:
         plain = seconds[group, "plain"]
         axes.barh(middle + 0.2, plain, 0.3, color=BASELINE, label=READ if not place else None)
         start = 0.0
-        for number, (name, said) in enumerate(STAGES.items()):
+        for colour, (name, said) in zip(COLOURS, STAGES.items(), strict=True):
             taken = seconds[group, name]
             label = said if not place else None
-            axes.barh(middle - 0.17, taken, 0.34, left=start, color=COLOURS[number], label=label)
+            axes.barh(middle - 0.17, taken, 0.34, left=start, color=colour, label=label)
             start += taken
-        axes.plot([AIM * plain] * 2, [middle - 0.4, middle + 0.4], color=GREY, linestyle="--", linewidth=1.2,
-                  label=f"aim: {AIM:g} x the read" if not place else None)  # fmt: skip
-        for seconds_told, height in ((start, middle - 0.17), (plain, middle + 0.2)):
+        axes.plot([AIM * plain] * 2, [middle - 0.42, middle + 0.42], color=AIM_COLOUR, linestyle=":", linewidth=1.6,
+                  label=f"aim: {AIM:g} x the read (of {FULL_SLICES} slices)" if not place else None)  # fmt: skip
+        for end, height, told in (
+            (start, middle - 0.17, f"{start:.2f} s: {start / plain:.2f} x"), (plain, middle + 0.2, f"{plain:.2f} s"),
+        ):  # fmt: skip
             axes.annotate(
-                f"{seconds_told:.2f} s", (seconds_told, height), (4, 0), textcoords="offset points", va="center",
+                told, (end, height), (4, 0), textcoords="offset points", va="center",
                 fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
     axes.set_yticks(range(len(groups)), groups[::-1])
@@ -77,14 +82,38 @@ def cohort(rows: Sequence[Row]) -> Figure:
         if all(row.peak_mb is not None for row in points):
             panels[0, 1].plot(x, [row.peak_mb for row in points], label=name, **style(place))
     one = found[min(found)]
-    half = [(row.median or 0.0) / 2 for row in one]
+    aim = [(row.median or 0.0) * COHORT_AIM for row in one]
     panels[0, 0].plot(
-        [row.point["x"] for row in one], half, color=GREY, linestyle=":", linewidth=1, label="half of 1 worker's"
-    )
+        [row.point["x"] for row in one], aim, color=AIM_COLOUR, linestyle=":", linewidth=1.4,
+        label=f"aim of 2 workers, beyond the start: 1 worker's / {1 / COHORT_AIM:g}",
+    )  # fmt: skip
     for axes, label in zip(panels.flat, ("Seconds, with the start", "Peak memory of all processes (MB)"), strict=True):
         axes.set(xlabel="Cases in the batch", ylabel=label)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.grid(color="#e5e7eb", linewidth=0.6)
         axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def panel(rows: Sequence[Row]) -> Figure:
+    """Seconds from click to class for each state of the worker; dotted the aim."""
+    figure, panels = blank(1, 1, 8.0, 1.3 + 0.4 * len(rows))
+    axes = panels[0, 0]
+    names = [row.point["series"].removeprefix("click to class, ") for row in rows]
+    medians, spreads = [row.median or 0.0 for row in rows], [row.spread or 0.0 for row in rows]
+    colours = [BASELINE if row.aim is None else COLOURS[0] for row in rows]
+    axes.barh(names, medians, xerr=spreads, color=colours, height=0.6, error_kw={"ecolor": GREY, "capsize": 2})
+    for place, (median, spread) in enumerate(zip(medians, spreads, strict=True)):
+        axes.annotate(
+            f"{number(median)} s", (median + spread, place), (6, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.axvline(AIM_S, color=AIM_COLOUR, linestyle=":", linewidth=1.6)
+    axes.annotate(
+        f"aim: {AIM_S:g} s", (AIM_S, 1.0), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+        ha="center", fontsize=8, color=AIM_COLOUR,
+    )  # fmt: skip
+    axes.set(xlabel="Seconds from click to class (black: the baseline)")
+    axes.margins(x=0.15)
+    axes.set_xlim(left=0)
     return figure

@@ -41,6 +41,29 @@ def forget_peak() -> bool:
     return True
 
 
+def peak_of(action: Callable[[], object]) -> float | None:
+    """Largest resident memory while the action ran, in 10^6 bytes; None elsewhere than on Linux."""
+    fresh = forget_peak()
+    action()
+    return peak_mb() if fresh else None
+
+
+class Laps:
+    """Peak memory of stretches of work that follow each other, the largest of each name; none elsewhere than on Linux.
+
+    peaks: where they are kept, in 10^6 bytes. The first stretch begins with the object, each other with a `lap`.
+    """
+
+    def __init__(self, peaks: dict[str, float]) -> None:
+        self._peaks, self._fresh = peaks, forget_peak()
+
+    def lap(self, name: str) -> None:
+        """The stretch of that name has ended."""
+        if self._fresh:
+            self._peaks[name] = max(self._peaks.get(name, 0.0), peak_mb())
+            forget_peak()
+
+
 def available_mb() -> float | None:
     """Memory that a new process could have, in 10^6 bytes; None where the system doesn't tell."""
     info = Path("/proc/meminfo")

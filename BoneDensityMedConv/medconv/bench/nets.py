@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv.config import Architecture
+from medconv.runtimes import trial
 from medconv.types import Index3, MissingRequirement
 
 if TYPE_CHECKING:
@@ -78,11 +79,10 @@ def grey_twin(network: nn.Module) -> nn.Module:
 
 
 def grey(cases: int, size_zyx: Index3, channels: int) -> Tensor:
-    """Random crops, 0 to 1, the same in every channel: (cases, channels, z, y, x)."""
+    """Crops as the network sees them, grey bone and 0 around it, equal channels: (cases, channels, z, y, x)."""
     import torch
 
-    values = np.random.default_rng(SEED).random((cases, 1, *size_zyx), np.float32)
-    return torch.from_numpy(np.repeat(values, channels, axis=1))
+    return torch.from_numpy(trial.trial_crops((channels, *size_zyx), cases))
 
 
 def largest_difference(found: NDArray[Any], reference: NDArray[Any]) -> float:

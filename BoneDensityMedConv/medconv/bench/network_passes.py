@@ -7,6 +7,7 @@ are of the same seconds. Memory and the time of opening are those of a process t
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +32,7 @@ FASTER = {True: 3.5, False: 2.2}  # than the authors' configuration, with and wi
 EXTRA = frozenset({"openvino", "onnxruntime"})
 ASKED_FOR = frozenset({"compiled"})  # half a minute of compiling
 AUTHORS, SHIPPED, FULL = "authors", "shipped", "full"
+FULL_WIDTH = "ResNet-50"
 QUICK_TO_OPEN = ("eager", "openvino", "onednn")
 IN_BATCHES = ("eager", "openvino", "onednn", "jit", "onnxruntime")
 BUDGET_S = 45.0
@@ -83,10 +85,10 @@ def _one_size(
     with torch.inference_mode():
         reference = opened[runtimes.REFERENCE](crops)
     watched = _watched(which, trial, settings)
+    work_of_ours = flops.counted(own, (1, architecture.in_channels, *size))
     for place, name in enumerate((nets.AUTHORS, *opened)):
         say(f"memory of {name}", 0.6 + 0.4 * place / len(actions))
-        network = authors if name == nets.AUTHORS else own
-        work = flops.counted(network, (1, 3 if name == nets.AUTHORS else architecture.in_channels, *size))
+        work = flops.counted(authors, (1, 3, *size)) if name == nets.AUTHORS else work_of_ours
         row = _row(which, name, size, trial, work, trial.share(name, work, machine.GEMM, product))
         alone = _alone(AUTHORS if name == nets.AUTHORS else which, name, size) if name in watched else {}
         said = [note if name == nets.AUTHORS else "", f"{work / 1e9:.1f} GFLOP", alone.get("said", "")]
@@ -95,7 +97,7 @@ def _one_size(
             found = opened[name](crops) if name in opened else _eager(authors, seen).numpy()
             said.append(f"logits differ by {nets.largest_difference(found, reference):.1g}")
         yield replace(row, note="; ".join(filter(None, said)), peak_mb=alone.get("peak_mb"))
-    yield from _aims(which, size, trial, list(opened))
+    yield from _aims(which, size, trial, list(opened), work_of_ours, product)
     yield _roofline(which, own, (1, architecture.in_channels, *size), trial, list(opened), product, settings)
 
 
@@ -123,17 +125,21 @@ def _watched(which: str, trial: Trial, settings: Settings) -> set[str]:
     return {runtimes.REFERENCE, fastest} if which == FULL or not settings.quick else set()
 
 
-def _aims(which: str, size: Index3, trial: Trial, names: list[str]) -> Iterator[Row]:
-    """The fastest of all runtimes in float32, and of those without the extra packages."""
+def _aims(which: str, size: Index3, trial: Trial, names: list[str], work: float, product: float) -> Iterator[Row]:
+    """The fastest of all runtimes in float32, and of those without the extra packages; and what is to be had at all."""
     if which != FULL:
         return
-    exact = [name for name in names if name in trial.seconds and name not in runtimes.HALF_PRECISION]
+    timed = [name for name in names if name in trial.seconds]
+    exact = [name for name in timed if name not in runtimes.HALF_PRECISION]
+    at_peak = trial.ratio(nets.AUTHORS, machine.GEMM) * product / work
+    limit = [f"at the rate of GEMM it would be {at_peak:.1f} x"]
+    limit += [f"{name}: {1 / trial.ratio(name, nets.AUTHORS):.1f} x" for name in timed if name not in exact]
     for extra, said in ((True, "the fastest, float32"), (False, "the fastest without the extra 'fast', float32")):
         among = [name for name in exact if extra or name not in EXTRA]
         best = min(among, key=lambda name: trial.ratio(name, nets.AUTHORS))
         yield trial.row(
             best, nets.AUTHORS, 1e-3, "ms", name=f"{_group(which, size)}: {said}", aim=1 / FASTER[extra],
-            aim_of="ratio", note=best,
+            aim_of="ratio", note="; ".join([best, *limit]),
         )  # fmt: skip
 
 
@@ -180,25 +186,31 @@ def _shipped(authors: nn.Module, settings: Settings, say: Say, note: str) -> Ite
 def _batches(authors: nn.Module, own: nn.Module, settings: Settings, say: Say) -> Iterator[Row]:
     """Milliseconds a case when several are handed over at once."""
     batches = QUICK_BATCHES if settings.quick else BATCHES
-    names = [name for name in _to_open(settings) if settings.full or name in IN_BATCHES]
+    opened = {}
+    for name in _to_open(settings):
+        if settings.full or name in IN_BATCHES:
+            with contextlib.suppress(runtimes.CannotRun, MissingRequirement):  # the single case's row says why
+                opened[name] = runtimes.open_runtime(name, Architecture(), own, "cpu", (1, *BATCH_SIZE_ZYX))
+    multiply, product = machine.gemm()
+    work = {name: flops.counted(own, (1, 1, *BATCH_SIZE_ZYX)) for name in opened}
+    work[nets.AUTHORS] = flops.counted(authors, (1, 3, *BATCH_SIZE_ZYX))
     for place, count in enumerate(batches):
         crops, seen = nets.grey(count, BATCH_SIZE_ZYX, 1).numpy(), nets.grey(count, BATCH_SIZE_ZYX, 3)
         actions: dict[str, Action] = {nets.AUTHORS: partial(_eager, authors, seen)}
-        for name in names:
-            try:
-                ready = runtimes.open_runtime(name, Architecture(), own, "cpu", crops.shape[1:])
-                actions[name] = partial(ready, crops)
-            except (runtimes.CannotRun, MissingRequirement):
-                continue  # the single case has the row that says why
+        actions |= {name: partial(ready, crops) for name, ready in opened.items()}
         rounds = min(settings.rounds, 3) if count > 2 else settings.rounds
         trial = take_turns(
-            actions, rounds, budget_s=BUDGET_S / 3, settle=count < 4,
+            actions | {machine.GEMM: multiply}, rounds, budget_s=BUDGET_S / 3, settle=count < 4,
             progress=part(say, place / len(batches), 1 / len(batches)),
         )  # fmt: skip
         for name in actions:
             point = {"plot": "batch", "series": name, "x": count}
             title = f"batch of {count}, {nets.said(BATCH_SIZE_ZYX)}, {name}"
-            yield trial.row(name, nets.AUTHORS, count * 1e-3, "ms a case", name=title, point=point)
+            share = trial.share(name, count * work[name], machine.GEMM, product)
+            yield trial.row(
+                name, nets.AUTHORS, count * 1e-3, "ms a case", name=title, point=point, share=share,
+                of_peak=machine.SAID[machine.GEMM] if share is not None else "",
+            )  # fmt: skip
 
 
 def alone(which: str, runtime: str, size: list[int]) -> dict[str, Any]:
@@ -255,4 +267,4 @@ def _called(which: str, name: str, size: Index3) -> str:
 
 
 def _group(which: str, size: Index3) -> str:
-    return f"{'shipped weights' if which == SHIPPED else 'ResNet-50'}, {nets.said(size)}"
+    return f"{'shipped weights' if which == SHIPPED else FULL_WIDTH}, {nets.said(size)}"

@@ -5,45 +5,60 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medconv.bench.figures import Row
+from medconv.bench.figures import Row, number
 from medconv.bench.nets import AUTHORS
-from medconv.bench.plots import BASELINE, COLOURS, GREY, blank, logarithmic, series_of, style
-from medconv.bench.tables import number
+from medconv.bench.network_passes import FASTER, FULL_WIDTH
+from medconv.bench.plots import AIM_COLOUR, BASELINE, COLOURS, GREY, blank, logarithmic, series_of, style
 from medconv.bench.transformers import MEDCONV
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def network(rows: Sequence[Row]) -> Figure:
-    """A panel for each input: a bar a runtime, the fastest on top; how many times faster than the baseline."""
+    """A panel for each input: a bar a runtime, the fastest on top; dashed the baseline, dotted the aims."""
     groups = list(dict.fromkeys(row.point["group"] for row in rows))
     tallest = max(sum(row.point["group"] == group for row in rows) for group in groups)
-    figure, panels = blank(1, len(groups), 5.0 * len(groups), 1.2 + 0.34 * tallest)
+    figure, panels = blank(1, len(groups), 5.4 * len(groups), 1.5 + 0.36 * tallest)
     for axes, group in zip(panels.flat, groups, strict=True):
         own = sorted((row for row in rows if row.point["group"] == group), key=lambda row: -(row.median or 0))
-        names = [
-            "authors' (timm_3d, eager,\nthree channels)" if r.point["series"] == AUTHORS else r.point["series"]
-            for r in own
-        ]
-        medians, spreads = [row.median or 0.0 for row in own], [row.spread or 0.0 for row in own]
-        colours = [BASELINE if row.point["series"] == AUTHORS else COLOURS[0] for row in own]
-        axes.barh(names, medians, xerr=spreads, color=colours, height=0.7, error_kw={"ecolor": GREY, "capsize": 2})
-        for place, row in enumerate(own):
-            text = f"{number(row.median or 0.0)} ms" + (f", {1 / row.ratio:.1f} x" if row.ratio else "")
-            share = f", {row.share:.0%} of GEMM" if row.share is not None else ""
-            axes.annotate(
-                text + share, (medians[place] + spreads[place], place), (5, 0), textcoords="offset points",
-                va="center", fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-            )  # fmt: skip
+        _bars(axes, own)
         baseline = next((row.median for row in own if row.point["series"] == AUTHORS), None)
         if baseline is not None:
-            axes.axvline(baseline, color=BASELINE, linewidth=0.8, linestyle="--")
-        axes.set_title(group, fontsize=10)
-        axes.set(xlabel="ms a pass (x: times faster than the authors' configuration)")
-        axes.set_xlim(0, 1.6 * max(m + s for m, s in zip(medians, spreads, strict=True)))
+            axes.axvline(baseline, color=BASELINE, linewidth=0.8, linestyle="--", zorder=0)
+            for faster in sorted(FASTER.values()) if group.startswith(FULL_WIDTH) else ():
+                axes.axvline(baseline / faster, color=AIM_COLOUR, linewidth=1.2, linestyle=":")
+                axes.annotate(
+                    f"{faster:g} x", (baseline / faster, 1.0), (0, 2), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", ha="center", fontsize=7.5, color=AIM_COLOUR,
+                )  # fmt: skip
+        axes.set_title(group, fontsize=10, pad=14)
+        axes.set(xlabel="ms a pass")
         axes.tick_params(axis="y", length=0, labelsize=8)
+    figure.supxlabel(
+        f"x: times faster than the authors' configuration (dashed); dotted: aims, {FASTER[True]:g} with and "
+        f"{FASTER[False]:g} without extra packages; GEMM: the computer's matrix product", fontsize=8, color=GREY,
+    )  # fmt: skip
     return figure
+
+
+def _bars(axes: Axes, own: Sequence[Row]) -> None:
+    names = [
+        "authors' (timm_3d, eager,\nthree channels)" if r.point["series"] == AUTHORS else r.point["series"] for r in own
+    ]
+    medians, spreads = [row.median or 0.0 for row in own], [row.spread or 0.0 for row in own]
+    colours = [BASELINE if row.point["series"] == AUTHORS else COLOURS[0] for row in own]
+    axes.barh(names, medians, xerr=spreads, color=colours, height=0.7, error_kw={"ecolor": GREY, "capsize": 2})
+    widest = max(median + spread for median, spread in zip(medians, spreads, strict=True))
+    axes.set_xlim(0, 1.75 * widest)
+    for place, row in enumerate(own):
+        text = f"{number(row.median or 0.0)} ms" + (f", {1 / row.ratio:.1f} x" if row.ratio else "")
+        share = f", {row.share:.0%} of GEMM" if row.share is not None else ""
+        axes.annotate(
+            text + share, (medians[place] + spreads[place], place), (6, 0), textcoords="offset points",
+            va="center", fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )  # fmt: skip
 
 
 def batch(rows: Sequence[Row]) -> Figure:

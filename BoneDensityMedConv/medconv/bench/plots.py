@@ -17,13 +17,14 @@ DPI = 120
 # Told apart by people with red-green blindness as well (Okabe and Ito 2008); black for baselines.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#6b7280")
 MARKERS = "osD^vPX*"
-BASELINE, GREY = "#1b1f24", "#6b7280"
+BASELINE, GREY, AIM_COLOUR = "#1b1f24", "#6b7280", "#b91c1c"
 
 
 def all_plots(document: Mapping[str, Any]) -> dict[str, bytes]:
     """PNG by file name, those that there are figures for. Raises MissingRequirement without matplotlib."""
     from medconv.bench import growth_plots, network_plots
 
+    along_x = {"batch", "transformers", "volume", "cohort"}  # one point is no line: the table says it better
     drawn: Mapping[str, Callable[[Sequence[Row]], Figure]] = {
         "network": network_plots.network,
         "batch": network_plots.batch,
@@ -31,13 +32,14 @@ def all_plots(document: Mapping[str, Any]) -> dict[str, bytes]:
         "stages": growth_plots.stages,
         "volume": growth_plots.volume,
         "cohort": growth_plots.cohort,
+        "panel": growth_plots.panel,
     }
     pictures = {}
     for section, fields in document["sections"].items():
         rows = [row for row in map(Row.from_json, fields["rows"]) if row.median is not None]
         for name, draw in drawn.items():
             points = [row for row in rows if row.point.get("plot") == name]
-            if points:
+            if points and (name not in along_x or len({row.point["x"] for row in points}) > 1):
                 title = section if name == section else f"{section}-{name}"
                 pictures[f"{title}.png"] = png(draw(points))
     return pictures

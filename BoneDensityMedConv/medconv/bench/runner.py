@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from medconv import RESEARCH_USE_ONLY, __version__
-from medconv.bench import apart
+from medconv.bench import apart, verdict
 from medconv.bench.figures import SPREAD, Row, because
 from medconv.bench.sections import SECTIONS, Section
 from medconv.bench.settings import Settings
@@ -74,7 +74,7 @@ def run(
         results.append(result)
         try:
             for message in stream(
-                "medconv.bench.sections:run_here", {"name": section.name, "settings": _json(settings)}
+                "medconv.bench.sections:run_here", {"name": section.name, "settings": settings.to_json()}
             ):
                 if "row" in message:
                     result.rows.append(Row.from_json(message["row"]))
@@ -100,6 +100,7 @@ def document(results: Sequence[SectionResult], settings: Settings) -> dict[str, 
     asked = {name: value for name, value in settings.to_json().items() if name not in ("folder", "peaks")}
     for place in ("loader", "weights_folder"):
         asked[place] = bool(asked[place])  # whether, not where: paths stay on the computer
+    told = {result.section.name: result.to_json() for result in results}
     return {
         "format": FORMAT,
         "research_use": RESEARCH_USE_ONLY,
@@ -107,7 +108,8 @@ def document(results: Sequence[SectionResult], settings: Settings) -> dict[str, 
         "settings": asked,
         "computer": computer(),
         "spread": SPREAD,
-        "sections": {result.section.name: result.to_json() for result in results},
+        "verdict": verdict.judged(told),
+        "sections": told,
     }
 
 
@@ -148,10 +150,6 @@ def chosen(only: Sequence[str], full: bool) -> list[Section]:
         wanted = {"machine", *only}
         return [section for section in SECTIONS if section.name in wanted]
     return [section for section in SECTIONS if full or not section.on_request]
-
-
-def _json(settings: Settings) -> dict[str, Any]:
-    return settings.to_json()
 
 
 def _peaks(result: SectionResult) -> dict[str, float]:

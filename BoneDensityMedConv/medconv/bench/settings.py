@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+FULL_SLICES = 700  # of the CT that the aims are for
 LEAST_SLICES = 90  # of 512 x 512, so that a whole L1 is in it
 
 Say = Callable[[str, float], None]
@@ -23,7 +24,7 @@ class Settings:
     quick: bool = False
     full: bool = False
     repeats: int = 5
-    slices: int = 700
+    slices: int = FULL_SLICES
     loader: str = ""
     weights_folder: str = ""
     widen: int = 1

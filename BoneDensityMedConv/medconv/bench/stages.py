@@ -1,7 +1,8 @@
 """The section `stages`: one CT from its files to the result, stage by stage, for every kind of file.
 
 The baseline is plain SimpleITK reading the whole CT, in turns with ours in the same process; the files have been read
-once before, so that no disk is timed. Preprocessing stands beside the naive way: resample everything, then cut.
+once before, so that no disk is timed.
+Checks, HU, adjusting and the report have no counterpart outside MedConv, so no baseline, and are bound by no one peak.
 """
 
 from __future__ import annotations
@@ -11,21 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import SimpleITK as sitk
 
-from medconv import crop, l1_mask, pipeline, planes, report, report_html, volume_io
-from medconv.bench import apart, machine, memory, trunk_files
-from medconv.bench.figures import Action, Row, of_values, paired_ratio, take_turns
-from medconv.bench.settings import Say, Settings, part
+from medconv import pipeline, planes, report, report_html, volume_io
+from medconv.bench import apart, flops, machine, memory, preprocessing, trunk_files
+from medconv.bench.figures import Row, of_values, paired_ratio
+from medconv.bench.settings import FULL_SLICES, Say, Settings, part
 from medconv.bench.trunk_files import DICOM, GZ, NII, TrunkFiles
 from medconv.case_reading import ReadCase, read_around_mask
-from medconv.grid import index3, to_image
-from medconv.inference import LoadedModel
-from medconv.tau_adjustment import adjust
-from medconv.types import CTVolume, ImageGeometry, L1Mask, Prediction
+from medconv.ct_source import CTSource
+from medconv.inference import LoadedModel, input_shape
+from medconv.types import CTVolume, L1Mask, Prediction
 
 EDGE, QUICK_SLICES = 512, 120
 AIM = 1.2  # from files to result, against reading the CT
@@ -42,8 +41,6 @@ STAGES: Mapping[str, str] = {  # in their order
 }
 WHOLE, COMMAND = "from files to result", "command"
 READ, MASK = "plain SimpleITK read of the CT", "plain read of the mask"
-NAIVE, OURS = "resample everything, then cut", "check, cut, then resample"
-SLIDER_REPEATS = 200
 
 
 def measure(settings: Settings, say: Say) -> Iterator[Row]:
@@ -57,20 +54,34 @@ def measure(settings: Settings, say: Say) -> Iterator[Row]:
         yield from _one_kind(kind, files, settings)
         _remove(files)
     say("preprocessing", 0.85)
-    yield from preprocessing(shape, settings)
+    yield from preprocessing.measure(shape, settings)
 
 
-def read_around_l1(ct: str, mask: str) -> tuple[ReadCase, dict[str, float]]:
+class _Watched:
+    """A CT that can be read, and that says when its voxels are about to be: the mask is read and L1 found by then."""
+
+    def __init__(self, source: CTSource, located: Callable[[], None]) -> None:
+        self.geometry = source.geometry
+        self._source, self._located = source, located
+
+    def read_around(self, mask: L1Mask) -> CTVolume:
+        self._located()
+        return self._source.read_around(mask)
+
+
+def read_around_l1(ct: str, mask: str, located: Callable[[], None] = lambda: None) -> tuple[ReadCase, dict[str, float]]:
     """The CT's slab around L1 and its mask as `predict` reads them, and seconds of "locate" and "read"."""
     started = perf_counter()
     source = volume_io.open_ct(ct)
     opened = perf_counter()
-    read = read_around_mask(source, mask, trunk_files.LABEL)
+    read = read_around_mask(cast(CTSource, _Watched(source, located)), mask, trunk_files.LABEL)
     return read, {"locate": read.timing_s["read_mask"], "read": opened - started + read.timing_s["read_ct"]}
 
 
 def passes(ct: str, mask: str, out: str, rounds: int) -> dict[str, Any]:
     """For a process of its own: every stage in turns with the baselines. Seconds and peaks by name, one a round."""
+    from medconv.network import build_network
+
     Path(out).mkdir(exist_ok=True)
     model = LoadedModel.load(None, "cpu")
     seconds: dict[str, list[float]] = {}
@@ -85,35 +96,49 @@ def passes(ct: str, mask: str, out: str, rounds: int) -> dict[str, Any]:
             peaks[name] = max(peaks.get(name, 0.0), memory.peak_mb())
         return answer
 
-    def stages() -> None:
-        read, told = read_around_l1(ct, mask)
+    def stages() -> float:
+        watch = memory.Laps(peaks)
+        read, told = read_around_l1(ct, mask, lambda: watch.lap("locate"))
+        watch.lap("read")
         for name, taken in told.items():
             seconds.setdefault(name, []).append(taken)
-        _analyse(read, model, Path(out), seconds)
+        _analyse(read, model, Path(out), seconds, watch)
+        return float(read.ct.array_zyx.nbytes) / 1e6
 
     for number in range(rounds + 1):
         timed(READ, lambda: plain_read(Path(ct)))
         timed(MASK, lambda: sitk.ReadImage(mask))
-        timed(WHOLE, stages)
+        slab_mb = timed(WHOLE, stages)
         timed(COMMAND, lambda: _command(ct, mask, out))
         if number == 0:  # the first warms up: files in the system's memory, libraries loaded
             seconds.clear()
             peaks.clear()
-    return {"seconds": seconds, "peaks": peaks}
+    if peaks:  # what `timed` saw of the whole is its last lap
+        peaks[WHOLE] = max(peaks[name] for name in STAGES)
+    flop = flops.counted(build_network(model.card.architecture), (1, *input_shape(model.card)))
+    return {"seconds": seconds, "peaks": peaks, "slab_mb": slab_mb, "flop": flop}
 
 
-def _analyse(read: ReadCase, model: LoadedModel, out: Path, seconds: dict[str, list[float]]) -> None:
+def _analyse(
+    read: ReadCase, model: LoadedModel, out: Path, seconds: dict[str, list[float]], watch: memory.Laps
+) -> None:
     card = model.card
+    at_share = iter(("", "attenuation", "crop"))  # `measure` tells as it begins with each; before the first is nothing
+
+    def tell(_stage: str, _fraction: float) -> None:
+        if ended := next(at_share):
+            watch.lap(ended)
 
     def lap(name: str, started: float) -> float:
-        now = perf_counter()
-        seconds.setdefault(name, []).append(now - started)
-        return now
+        seconds.setdefault(name, []).append(perf_counter() - started)
+        watch.lap(name)
+        return perf_counter()
 
     now = perf_counter()
     case = pipeline.prepare(read.ct, read.mask, notes=read.notes, level=read.level)
     lap("prepare", now)
-    measured = pipeline.measure(case, model)
+    measured = pipeline.measure(case, model, progress=tell)
+    watch.lap("network")
     for name in ("attenuation", "crop", "network"):
         seconds.setdefault(name, []).append(measured.timing_s[name])
     now = perf_counter()
@@ -160,63 +185,40 @@ def _one_kind(kind: str, files: TrunkFiles, settings: Settings) -> Iterator[Row]
         yield Row(f"{said}: {WHOLE}", reason=str(failure))
         return
     seconds, peaks = found["seconds"], found["peaks"]
-    plain = seconds[READ]
+    plain, slab = seconds[READ], found["slab_mb"]
+    aim = AIM if not settings.quick and settings.slices >= FULL_SLICES else None
     size = f"{EDGE} x {EDGE} x {QUICK_SLICES if settings.quick else settings.slices}, {files.megabytes:.0f} MB"
-    peak = settings.peaks.get(machine.READING) if kind == NII else None
+    reading = settings.peaks.get(machine.READING) if kind == NII else None  # the others decompress or open many files
+    gemm = settings.peaks.get(machine.GEMM)
+    of_reading = {"of_peak": machine.SAID[machine.READING]} if reading else {}
     yield of_values(
         f"{said}: {READ}", plain, peak_mb=peaks.get(READ), note=size, point=_point(kind, "plain"),
-        share=files.megabytes / 1e3 / median(plain) / peak if peak else None,
-        of_peak=machine.SAID[machine.READING] if peak else "",
+        share=files.megabytes / 1e3 / median(plain) / reading if reading else None, **of_reading,
     )  # fmt: skip
     yield of_values(f"{said}: {MASK}", seconds[MASK], peak_mb=peaks.get(MASK), note="uint8, compressed")
+    own: dict[str, dict[str, Any]] = {
+        "locate": {"ratio": paired_ratio(seconds["locate"], seconds[MASK]), "baseline": MASK},
+        "read": {
+            "ratio": paired_ratio(seconds["read"], plain), "baseline": READ, "note": f"{slab:.0f} MB of it",
+            "share": slab / 1e3 / median(seconds["read"]) / reading if reading else None, **of_reading,
+        },
+        "network": {
+            "share": found["flop"] / 1e9 / median(seconds["network"]) / gemm if gemm else None,
+            "of_peak": machine.SAID[machine.GEMM] if gemm else "",
+            "note": "one thread, as a slim network has; ratio: section 'network'",
+        },
+        "crop": {"note": "ratio: with the check, 'preprocessing' below"},
+    }  # fmt: skip
     for name, what in STAGES.items():
-        yield of_values(f"{said}: {what}", seconds[name], point=_point(kind, name))
+        yield of_values(
+            f"{said}: {what}", seconds[name], peak_mb=peaks.get(name), point=_point(kind, name), **own.get(name, {})
+        )
     for name, told in ((WHOLE, "files → result"), (COMMAND, "the command predict, without its start")):
         yield of_values(
             f"{said}: {told}", seconds[name], peak_mb=peaks.get(name), ratio=paired_ratio(seconds[name], plain),
-            baseline=READ, aim=AIM, aim_of="ratio", point=_point(kind, name),
+            baseline=READ, aim=aim, aim_of="ratio" if aim else "", point=_point(kind, name),
+            note="" if aim else f"the aim ({AIM:g}) is for {FULL_SLICES} slices",
         )  # fmt: skip
-
-
-def preprocessing(shape_zyx: tuple[int, int, int], settings: Settings) -> Iterator[Row]:
-    """Ours and the naive way on a CT in memory; and the slider, which needs neither image nor network."""
-    ct, mask, model = _in_memory(shape_zyx)
-    wanted = model.card.preprocessing
-
-    def ours() -> object:
-        return crop.standardised_crop(pipeline.prepare(ct, mask), wanted)
-
-    def naive() -> object:
-        spacing = wanted.spacing_mm
-        size = np.ceil(np.asarray(ct.geometry.size_xyz) * np.asarray(ct.geometry.spacing_mm_xyz) / spacing)
-        target = ImageGeometry(index3(size), (spacing, spacing, spacing), ct.geometry.origin_lps_mm)
-        grid = sitk.Image(target.size_xyz, sitk.sitkUInt8)
-        grid.SetSpacing(target.spacing_mm_xyz)
-        return [
-            sitk.Resample(to_image(array, ct.geometry), grid, sitk.Transform(), how, 0)
-            for array, how in ((ct.array_zyx, sitk.sitkLinear), (mask.full_array_zyx(), sitk.sitkNearestNeighbor))
-        ]
-
-    actions: dict[str, Action] = {NAIVE: naive, OURS: ours}
-    trial = take_turns(actions, settings.rounds, settle=False)
-    for name in actions:
-        yield trial.row(name, NAIVE, name=f"preprocessing: {name}", note="CT and mask in memory")
-    measured = pipeline.measure(pipeline.prepare(ct, mask), model)
-    card = model.card
-    slider = take_turns(
-        {"slider": lambda: adjust(
-            measured.logits, card.default_adjustment, class_prior=card.class_prior,
-            minority_classes=card.minority_classes, tau1_train=card.tau1_train,
-        )}, SLIDER_REPEATS, settle=False,
-    )  # fmt: skip
-    yield slider.row("slider", per=1e-3, unit="ms", name="tau slider to probabilities")
-
-
-def _in_memory(shape_zyx: tuple[int, int, int]) -> tuple[CTVolume, L1Mask, LoadedModel]:
-    hu, labels = trunk_files.trunk_arrays(shape_zyx)
-    geometry = trunk_files.trunk_geometry(shape_zyx)
-    ct = CTVolume(hu, geometry, is_simulated=True)
-    return ct, l1_mask.from_array(labels, geometry, geometry), LoadedModel.load(None, "cpu")
 
 
 def _point(kind: str, series: str) -> dict[str, str]:

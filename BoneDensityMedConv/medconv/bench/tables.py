@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from medconv.bench.figures import Row
+from medconv.bench import verdict
+from medconv.bench.figures import NO_VALUE, Row, number
 
 HEAD = ("", "Median", "± Spread", "n", "Peak MB", "Of baseline", "Of peak", "Aim")
 INTRODUCTION = (
@@ -15,7 +15,6 @@ INTRODUCTION = (
     "of the ratios of runs that were done in turns, under 1 is less than the baseline's; 'of peak' is the share of "
     "what this computer was measured to do at best."
 )
-NO_VALUE = "–"
 
 
 def cells(row: Row) -> list[str]:
@@ -52,16 +51,6 @@ def aim(row: Row) -> str:
     return f"≤ {row.aim:.3g}{'' if row.aim_of == 'ratio' else ' ' + row.unit}: {'reached' if row.reached else 'MISSED'}"
 
 
-def number(value: float) -> str:
-    """Three digits, no exponent where it can be helped."""
-    if not math.isfinite(value):
-        return NO_VALUE
-    if value == 0 or 1e-5 <= abs(value) < 1e6:
-        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-        return f"{value:,.{digits}f}"
-    return f"{value:.2e}"
-
-
 def baselines(rows: Sequence[Row]) -> list[str]:
     """What 'of baseline' and 'of peak' refer to in a section."""
     named = [f"baseline: {name}" for name in dict.fromkeys(row.baseline for row in rows if row.baseline)]
@@ -88,7 +77,10 @@ def on_screen(title: str, section: Mapping[str, Any]) -> str:
 
 def markdown(document: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     """bench.md."""
-    lines = ["# medconv bench", "", _computer(document), "", INTRODUCTION.format(spread=document["spread"]), ""]
+    lines = ["# medconv bench", "", _computer(document), "", "## Verdict", "", *verdict.summary(document), ""]
+    if document["verdict"]:
+        lines += [_pipes(verdict.HEAD), _pipes(["---"] * len(verdict.HEAD)), *map(_pipes, verdict.lines(document)), ""]
+    lines += ["## How to read the tables", "", INTRODUCTION.format(spread=document["spread"]), ""]
     for section in document["sections"].values():
         rows = [Row.from_json(fields) for fields in section["rows"]]
         lines += [f"## {section['title']}", "", *(f"**{text}**" for text in _status(section))]
@@ -108,7 +100,7 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
 
     from medconv import html_page
 
-    body = [f"<h1>medconv bench</h1><p>{escape(_computer(document))}</p>"]
+    body = [f"<h1>medconv bench</h1><p>{escape(_computer(document))}</p>", _verdict(document)]
     body.append(f'<p class="soft">{escape(INTRODUCTION.format(spread=document["spread"]))}</p>')
     plots_of = _by_section(pictures)
     for name, section in document["sections"].items():
@@ -123,6 +115,28 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     versions = document["computer"]["versions"]
     wide = "<style>main{max-width:1400px}</style>"
     return html_page.page("medconv bench", wide + "".join(body), versions)
+
+
+def verdict_on_screen(document: Mapping[str, Any]) -> str:
+    """The verdict as aligned columns."""
+    table = [line[:4] for line in verdict.lines(document)]
+    widths = [max(len(line[column]) for line in table) for column in range(4)] if table else []
+    lines = ["Verdict", *(f"  {text}" for text in verdict.summary(document))]
+    for line in table:
+        lines.append("  " + "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+    return "\n".join(lines)
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    told = "".join(f"<p>{escape(text)}</p>" for text in verdict.summary(document))
+    rows = "".join(
+        f'<tr><td class="{"warning" if line[0] == verdict.MISSED else ""}">{escape(line[0])}</td>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in line[1:]) + "</tr>"
+        for line in verdict.lines(document)
+    )  # fmt: skip
+    heads = "".join(f"<th>{escape(name)}</th>" for name in verdict.HEAD)
+    table = f"<table><tr>{heads}</tr>{rows}</table>" if rows else ""
+    return f'<section class="card"><h2>Verdict</h2>{told}{table}</section>'
 
 
 def _by_section(pictures: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:

@@ -45,13 +45,15 @@ def measure(settings: Settings, say: Say) -> Iterator[Row]:
     note = f"{len(crops)} cases, {size}{'' if settings.loader else '; simulated, L1 neighbourhoods alone'}"
     yield Row("making the cache, once", making, repeats=1, note=note)
     authors, cached = ways_to_feed(cohort, crops, preprocessing)
-    memory.forget_peak()
+    peaks = {CACHED: memory.peak_of(cached), AUTHORS: memory.peak_of(authors)}
     trial = take_turns(
         {AUTHORS: authors, CACHED: cached}, settings.rounds, settle=False, budget_s=BUDGET_S,
         progress=lambda name, done: say("epochs", 0.5 + done / 2),
     )  # fmt: skip
-    yield trial.row(AUTHORS, name=f"an epoch, {AUTHORS}", note=note)
-    yield trial.row(CACHED, AUTHORS, name=f"an epoch, {CACHED}", aim=AIM, aim_of="ratio", note=note)
+    yield trial.row(AUTHORS, name=f"an epoch, {AUTHORS}", note=note, peak_mb=peaks[AUTHORS])
+    yield trial.row(
+        CACHED, AUTHORS, name=f"an epoch, {CACHED}", aim=AIM, aim_of="ratio", note=note, peak_mb=peaks[CACHED]
+    )
 
 
 def simulated(patients: int, say: Say) -> Path:

@@ -16,8 +16,21 @@ import pytest
 import SimpleITK as sitk
 
 from medconv import bench, bench_command, l1_mask, pipeline, volume_io
-from medconv.bench import apart, growth_cohort, machine, plots, runner, sections, stages, tables, trunk_files
-from medconv.bench.figures import Row
+from medconv.bench import (
+    apart,
+    growth_cohort,
+    machine,
+    panel_click,
+    plots,
+    runner,
+    sections,
+    stages,
+    tables,
+    training_feed,
+    trunk_files,
+    verdict,
+)
+from medconv.bench.figures import Row, number
 from medconv.bench.runner import SectionResult
 from medconv.bench.settings import Settings, silent
 from medconv.cli import main
@@ -148,12 +161,53 @@ def test_a_row_needs_a_figure_or_a_reason() -> None:
         jsonschema.validate(document, SCHEMA)
 
 
+AIMS = [
+    (Row("fast", 28.0, "ms", ratio=0.28, baseline="theirs", aim=0.4, aim_of="ratio", note="how"),
+     ("met", "fast", "at least 2.5 x faster than theirs", "3.57 x faster", "how")),
+    (Row("slow", 50.0, "ms", ratio=0.5, baseline="theirs", aim=0.4, aim_of="ratio"),
+     ("MISSED", "slow", "at least 2.5 x faster than theirs", "2 x faster", "")),
+    (Row("whole", 1.5, ratio=1.25, baseline="the read", aim=1.2, aim_of="ratio"),
+     ("MISSED", "whole", "at most 1.2 x the read", "1.25 x", "")),
+    (Row("click", 0.31, aim=1.0, aim_of="median"), ("met", "click", "at most 1 s", "0.310 s", "")),
+    (Row("gone", aim=1.0, aim_of="median", reason="no room"), ("no figure", "gone", "at most 1 s", "–", "no room")),
+]  # fmt: skip
+
+
+def test_the_verdict_is_every_row_with_an_aim_from_the_same_figures() -> None:
+    rows = [Row("no aim", 1.0), *(row for row, _ in AIMS)]
+    results = [
+        SectionResult(sections.find("network"), rows=rows),
+        SectionResult(sections.find("panel"), "failed", "why"),
+    ]
+    document = runner.document(results, Settings())
+    jsonschema.validate(document, SCHEMA)
+    assert verdict.lines(document) == [line for _, line in AIMS]
+    assert [aim["met"] for aim in document["verdict"]] == [True, False, False, True, None]
+    told = ["2 of 5 aims are met in this run, 2 missed.", "From a click to the class: failed (why)."]
+    assert verdict.summary(document) == told
+    for shown in (tables.markdown(document), tables.page(document, {}), tables.verdict_on_screen(document)):
+        assert shown.index("at most 1.2 x the read") < shown.index("1.25 x")
+        assert all(text in shown for text in told)
+    page = tables.markdown(document)
+    assert page.index("## Verdict") < page.index("## The network"), "it comes first"
+    document["verdict"][0]["met"] = None
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, SCHEMA)
+
+
+@pytest.mark.parametrize("small", [{"quick": True}, {"slices": 300}])
+def test_a_small_run_says_what_it_can_not_judge(small: dict[str, Any]) -> None:
+    document = runner.document([], Settings(**small))
+    assert verdict.summary(document)[0] == "No aim was judged in this run."
+    assert "700 slices" in verdict.summary(document)[1]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0123, "0.0123"), (0.000186, "0.000186"), (12.345, "12.3"), (1234.5, "1,234"), (0.0, "0"), (1e-9, "1.00e-09")],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert tables.number(value) == text
+    assert number(value) == text
 
 
 def test_the_plots_are_drawn_from_the_document_alone() -> None:
@@ -166,17 +220,28 @@ def test_the_plots_are_drawn_from_the_document_alone() -> None:
     stage = [point("stages", name, 1, ".nii") for name in ("plain", *stages.STAGES, stages.WHOLE)]
     growth = [point("volume", name, x) for name in (stages.READ, "slab") for x in (1, 2)]
     growth += [point("cohort", workers, x) for workers in (1, 2) for x in (10, 20)]
+    clicks = [point("panel", name, 1) for name in (panel_click.COLD, panel_click.WARM)]
     both = [point("transformers", name, x) for name in ("MedConv, ResNet-50", "ViT") for x in (1, 2)]
     results = [
         SectionResult(sections.find(name), rows=rows)
-        for name, rows in (("network", network), ("stages", stage), ("growth", growth), ("transformers", both))
+        for name, rows in (
+            ("network", network),
+            ("stages", stage),
+            ("growth", growth),
+            ("transformers", both),
+            ("panel", clicks),
+        )
     ]
     document = json.loads(json.dumps(runner.document(results, Settings())))
     pictures = plots.all_plots(document)
     assert set(pictures) == {
         "network.png", "network-batch.png", "stages.png", "growth-volume.png", "growth-cohort.png", "transformers.png",
+        "panel.png",
     }  # fmt: skip
     assert all(png.startswith(b"\x89PNG") for png in pictures.values())
+    for section in document["sections"].values():
+        section["rows"] = [row for row in section["rows"] if row["point"]["x"] == 1]
+    assert set(plots.all_plots(document)) == {"network.png", "stages.png", "panel.png"}, "a single point is no line"
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -270,6 +335,9 @@ def test_the_stages_are_timed_from_files_to_a_report(only_untrained: Path, tmp_p
     )
     whole = found["seconds"][stages.WHOLE][0]
     assert sum(found["seconds"][name][0] for name in stages.STAGES) <= whole
+    assert set(found["peaks"]) in ({*found["seconds"]}, set()), "every stage's own, or none where nobody tells"
+    assert found["peaks"].get(stages.WHOLE, 0.0) == max(found["peaks"].get(name, 0.0) for name in stages.STAGES)
+    assert 0 < found["slab_mb"] <= files.megabytes
     document = json.loads((out / "result.json").read_text("utf-8"))
     assert document["status"] == "ok"
 
@@ -279,8 +347,24 @@ def test_the_cost_of_one_more_case_is_the_slope(capsys: pytest.CaptureFixture[st
     rows = list(growth_cohort.per_case(found, (10, 50, 200)))
     assert [row.median for row in rows] == pytest.approx([0.5, 0.0, 0.25, 0.0], abs=1e-9)
     assert rows[2].ratio == pytest.approx(0.5)
-    assert rows[2].reached is True
+    assert [row.reached for row in rows] == [None, True, True, True]
     assert "starting takes 3.0 s" in rows[0].note
+
+
+@pytest.mark.parametrize(("quick", "workers"), [(True, [1]), (False, [1, 2] * len(growth_cohort.CASES))])
+def test_few_cases_are_not_given_to_two_workers(
+    quick: bool, workers: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def batch(inputs: Path, out: Path, count: int) -> tuple[float, float]:
+        asked.append(count)
+        return 3.0 + 100 / count, 400.0
+
+    monkeypatch.setattr(growth_cohort, "run_batch", batch)
+    monkeypatch.setattr(training_feed, "simulated", lambda patients, say: tmp_path)
+    list(growth_cohort.measure(Settings(quick=quick, folder=str(tmp_path)), silent))
+    assert asked == workers
 
 
 def test_a_batch_that_fails_is_a_row_with_its_last_words(tmp_path: Path) -> None:

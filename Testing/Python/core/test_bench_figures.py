@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,27 @@ def test_the_peak_of_a_process_is_what_it_allocated() -> None:
     found = apart.call("medconv.bench.memory:hold", {"megabytes": 200.0})
     assert found["peak_mb"] - before == pytest.approx(199, abs=8)
     assert found["after_forgetting_mb"] < before + 30, "a stretch of work has its own peak"
+
+
+@pytest.mark.skipif(not memory.STATUS.is_file(), reason="the peak is taken from Linux's /proc")
+def test_stretches_of_work_have_their_own_peaks() -> None:
+    def take(megabytes: int) -> None:
+        with mmap.mmap(-1, megabytes * 10**6) as held:  # past malloc, which may have so much in store
+            for _ in range(megabytes):
+                held.write(b"x" * 10**6)
+
+    take(1)
+    peaks: dict[str, float] = {}
+    laps = memory.Laps(peaks)
+    laps.lap("nothing")
+    for name, megabytes in (("small", 60), ("large", 200), ("small", 90)):
+        take(megabytes)
+        laps.lap(name)
+    assert peaks["large"] - peaks["nothing"] == pytest.approx(200, abs=8)
+    assert peaks["small"] - peaks["nothing"] == pytest.approx(90, abs=8), "the largest of its name"
+    alone = memory.peak_of(lambda: take(120))
+    assert alone is not None
+    assert alone - peaks["nothing"] == pytest.approx(120, abs=8)
 
 
 def test_a_process_that_fails_or_dies_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ LABEL_MAPS: tuple[Mapping[str, str], ...] = (
     {"id": "verse", "label": "VerSe / CTSpine1K (L1 = 20)"},
     {"id": "totalsegmentator", "label": "TotalSegmentator (L1 = 31)"},
 )
-INSIST_LABEL = "Run it on a CT that does not look simulated (results mean nothing for a patient)"
+INSIST_LABEL = "Run it on a real CT all the same"
 DEMONSTRATION_NOTE = (
     "Demonstration: trained on simulated CTs only. It shows how the program works and is no use on a patient's CT."
 )

@@ -56,12 +56,15 @@ def main() -> int:
 
 
 def _panel(window: Any) -> NDArray[np.uint8]:
-    """The panel as it looks, shape (rows, columns, 3)."""
-    from PySide6 import QtGui, QtTest
+    """The panel as it looks in Slicer's scrolled column, all of it, shape (rows, columns, 3). Clipped words end it."""
+    from PySide6 import QtGui, QtTest, QtWidgets
 
     for _ in range(3):  # wrapped lines settle
-        window.resize(PANEL_WIDTH, max(900, window.sizeHint().height()))
+        window.resize(PANEL_WIDTH, max(900, window.layout().totalHeightForWidth(PANEL_WIDTH)))
         QtTest.QTest.qWait(50)
+    for label in window.findChildren(QtWidgets.QLabel):
+        if label.isVisible() and label.wordWrap() and label.height() < label.heightForWidth(label.width()):
+            raise SystemExit(f"{label.objectName()} is clipped: {label.text()}")
     image = window.grab().toImage().convertToFormat(QtGui.QImage.Format.Format_RGB888)
     rows = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine())
     return rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3).copy()

@@ -134,6 +134,25 @@ def test_from_a_ct_to_the_card_and_back_to_the_default(opened: OpenModule, case:
     assert not opened.ui.resetButton.enabled
 
 
+def test_every_section_fits_slicers_column(opened: OpenModule, case: tuple[Any, Any]) -> None:
+    """Slicer's module column is 450 to 500 pixels wide and scrolls downwards: nothing is cut off."""
+    from PySide6 import QtTest, QtWidgets
+
+    opened.choose(*case)
+    opened.analyse()
+    opened.ui.comparisonSection.collapsed = False
+    opened.presenter.set_second_source("demonstration")
+    assert opened.ui.compareInsistCheckBox.visible
+    window = opened.widget.parent._object
+    assert window.minimumSizeHint().width() <= 450
+    for _ in range(3):  # wrapped lines settle
+        window.resize(450, window.layout().totalHeightForWidth(450))
+        QtTest.QTest.qWait(20)
+    wrapped = [label for label in window.findChildren(QtWidgets.QLabel) if label.isVisible() and label.wordWrap()]
+    assert len(wrapped) > 5
+    assert [label.text() for label in wrapped if label.height() < label.heightForWidth(label.width())] == []
+
+
 def test_centring_puts_l1_in_the_middle_of_all_three_planes(
     opened: OpenModule, case: tuple[Any, Any], simulated: Any
 ) -> None:

@@ -20,12 +20,29 @@ class CtkCollapsibleButton(QtWidgets.QAbstractButton):
         self.setCheckable(True)
         self.setChecked(True)
         self.setContentsMargins(0, HEADER_HEIGHT, 0, 0)
+        # CTK's own policy: wrapped words below the header get the height that they need.
+        self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Minimum, QtWidgets.QSizePolicy.Policy.Preferred)
+        self._open_again: set[QtCore.QObject] = set()
         self.toggled.connect(lambda checked: self._collapse(not checked))
 
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        if event.added():
+            event.child().installEventFilter(self)
+        super().childEvent(event)
+
+    def eventFilter(self, child: QtCore.QObject, event: QtCore.QEvent) -> bool:
+        """What is shown while the button is collapsed stays hidden until it is opened, as in CTK."""
+        if event.type() == QtCore.QEvent.Type.ShowToParent and self._is_collapsed():
+            self._open_again.add(child)
+            child.hide()
+        return super().eventFilter(child, event)
+
     def _collapse(self, collapsed: bool) -> None:
-        for child in self.children():
-            if isinstance(child, QtWidgets.QWidget):
-                child.setVisible(not collapsed)
+        if collapsed:
+            contents = [child for child in self.children() if isinstance(child, QtWidgets.QWidget)]
+            self._open_again = {child for child in contents if not child.isHidden()}
+        for child in list(self._open_again):
+            child.setVisible(not collapsed)
         self.setMaximumHeight(HEADER_HEIGHT if collapsed else UNLIMITED_HEIGHT)
         self.contents_collapsed.emit(collapsed)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medconv import runtimes
 from medconv.command_line import Commands
+from medconv.devices import add_device
 from medconv.segmenter import QUALITIES
 from medconv.tau_adjustment import METHODS
 from medconv.vertebrae import LABEL_MAPS
@@ -52,7 +53,7 @@ def _add_l1(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_work(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    add_device(group)
     group.add_argument(
         "--runtime",
         choices=(runtimes.AUTO, *runtimes.RUNTIMES),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from medconv import runtimes
+from medconv.devices import add_device
 from medconv.segmenter import QUALITIES, TOTALSEGMENTATOR
 from medconv.tau_adjustment import METHODS
 from medconv.vertebrae import LABEL_MAPS
@@ -91,7 +92,7 @@ def _add_segmenter_options(p: argparse.ArgumentParser, names_of: str) -> None:
     p.add_argument("--label-map", metavar="NAME|FILE", help=f"{names_of}{', '.join(LABEL_MAPS)} or a JSON file")
     p.add_argument("--insist", action="store_true", help="run the demonstration network on a CT that is not simulated")
     p.add_argument("--time-limit", type=float, metavar="MIN", help="end a segmentation after this time (default 30)")
-    p.add_argument("--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    add_device(p)
 
 
 def _add_level_options(p: argparse.ArgumentParser) -> None:

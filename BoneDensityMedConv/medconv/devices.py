@@ -1,13 +1,21 @@
-"""Which processor a network runs on. Torch is imported inside the function only."""
+"""Which processor a network runs on, and the option that names it. Torch is imported inside the function only."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from medconv.types import MissingRequirement, UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NUMBERED = re.compile(r"cuda:\d{1,3}")
+
+
+def add_device(p: Any, default: str = "auto") -> None:
+    """The option --device of a command (an argparse parser or group); its run checks the name."""
+    p.add_argument(
+        "--device", metavar="NAME", default=default, help=f"auto, cpu, cuda, cuda:N or mps (default {default})"
+    )
 
 
 def choose_device(wanted: str = "auto") -> str:

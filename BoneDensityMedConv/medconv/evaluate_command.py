@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from medconv import console, result_files
 from medconv.command_line import Commands
-from medconv.devices import DEVICES
+from medconv.devices import add_device, check_device, choose_device
 from medconv.types import UsageError
 
 if TYPE_CHECKING:
@@ -50,13 +50,14 @@ def add_evaluate(commands: Commands) -> None:
     )
     p.add_argument("--cache", type=Path, metavar="DIR", help="folder of the crops (default: COHORT/crop_cache)")
     p.add_argument("--workers", type=int, metavar="N", help="processes that cut out L1 (default: one a core)")
-    p.add_argument("--device", choices=DEVICES, default="cpu")
+    add_device(p, "cpu")
     p.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/evaluation_SPLIT")
     p.set_defaults(run=run_evaluate)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate and write report, figures and predictions. Raises MedConvError."""
+    check_device(options.device)
     try:
         if options.predictions is not None:
             return _evaluate_table(options)
@@ -68,7 +69,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate_run(options: argparse.Namespace) -> int:
-    from medconv.devices import choose_device
     from medconv.training.figures.choice import RunChoice, hash_of, hash_of_file
     from medconv.training.figures.sample import answers_of_run
     from medconv.training.figures.test_readings import record_reading, sentences
@@ -76,12 +76,13 @@ def _evaluate_run(options: argparse.Namespace) -> int:
     from medconv.training.runs.export import FinishedRun
 
     run, folder = _inputs(options, 2)
+    device = choose_device(options.device)
     choice = RunChoice.load(run)
     finished = FinishedRun.open(run)
     out = options.out or run / f"evaluation_{options.split}"
     cohort, cases, training, refused = _crops(options, folder, finished.settings.preprocessing, run / SPLITS)
     console.say("Running the network")
-    predictions = answering.answers_of_finished_run(finished, cases, options.split, choose_device(options.device))
+    predictions = answering.answers_of_finished_run(finished, cases, options.split, device)
     sample = answering.sample_of(cohort, predictions)
     if options.split == "test":
         readings = record_reading(run, len(cases), hash_of(cases.case_ids), hash_of_file(run))
@@ -108,10 +109,11 @@ def _evaluate_weights(options: argparse.Namespace) -> int:
     (folder,) = _inputs(options, 1)
     if options.out is None:
         raise UsageError("out_missing", "Evaluating a weight file needs a folder for the results.", "Give --out DIR.")
+    device = choose_device(options.device)
     card, file = find_model(options.weights)
     cohort, cases, training, refused = _crops(options, folder, card.preprocessing)
     console.say("Running the network")
-    predictions = answering.answers_of_weight_file(card, file, cases, options.split)
+    predictions = answering.answers_of_weight_file(card, file, cases, options.split, device)
     sample = answering.sample_of(cohort, predictions)
     readings, told = [], []
     if options.split == "test":  # a weight file may be read only: its readings are kept for this user

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medconv import console, result_files
 from medconv.command_line import Commands
-from medconv.devices import DEVICES
+from medconv.devices import add_device, check_device
 from medconv.types import InputRefused, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_reproduce(commands: Commands) -> None:
     p.add_argument("--extra-test", type=Path, metavar="COHORT", help="a further test cohort, for instance simulated")
     p.add_argument("--masks-b", type=Path, metavar="DIR", help="table3: the second segmenter's masks (simulated: made)")
     p.add_argument("--pretrained", type=Path, metavar="FILE|DIR", help="2D weights, each file named after its backbone")
-    p.add_argument("--device", choices=DEVICES, default="auto")
+    add_device(p)
     p.add_argument("--workers", type=int, metavar="N", help="processes that cut out L1 (default: one for each core)")
     p.set_defaults(run=run_reproduce)
 
@@ -48,6 +48,7 @@ def run_reproduce(options: argparse.Namespace) -> int:
     """Run what is missing, then write and print the report. Raises MedConvError."""
     from medconv.training.paper.reproduce_document import class_document
 
+    check_device(options.device)
     if options.workers is not None and options.workers < 1:
         raise UsageError("no_workers", f"--workers must be 1 or more, got {options.workers}.", "Correct it.")
     try:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medconv.devices import DEVICES
+from medconv.devices import add_device
 
 if TYPE_CHECKING:
     from medconv.config import Preprocessing
@@ -31,7 +31,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--cache", type=Path, metavar="DIR", help="folder of the crops (default: COHORT/crop_cache)")
     p.add_argument("--workers", type=int, metavar="N", help="processes that cut out L1 (default: one a core)")
     p.add_argument("--strict", action="store_true", help="stop at the first CT that can't be measured")
-    p.add_argument("--device", choices=DEVICES, default="auto")
+    add_device(p)
     p.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: its own choice)")
     _add_network(p.add_argument_group("network and loss"))
     _add_training(p.add_argument_group("training"))

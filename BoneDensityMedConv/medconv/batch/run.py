@@ -21,10 +21,11 @@ from medconv.batch.lock import LOCK_FILE, FolderLock
 from medconv.batch.mask_rules import MaskRule
 from medconv.batch.progress import SPOKEN, Progress, spoken
 from medconv.batch.settings import BatchSettings, read_settings, write_settings
-from medconv.batch.settling import AUTO, Look, settle
+from medconv.batch.settling import Look, settle
 from medconv.batch.supervision import Supervisor
 from medconv.dicom_source import check_installed
 from medconv.mask_source import terminated_like_interrupted
+from medconv.runtimes import REFERENCE
 from medconv.types import Cancelled, UsageError
 from medconv.weights import find_model
 
@@ -61,7 +62,8 @@ def _run(
     options: argparse.Namespace, settings: BatchSettings, goes_on: bool, lock: FolderLock, stack: ExitStack
 ) -> int:
     out: Path = options.out
-    look = None if goes_on or AUTO not in (settings.device, settings.runtime) else Look(settings)
+    is_decided = goes_on or (settings.device, settings.runtime) == ("cpu", REFERENCE)  # which every computer has
+    look = None if is_decided else Look(settings)
     if look:
         stack.callback(look.close)
     jobs = stack.enter_context(JobList(out / LISTING / CASES_FILE))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medconv import inference, runtimes
+from medconv import cli, inference, runtimes
 from medconv.config import Architecture, Preprocessing
 from medconv.devices import choose_device
 from medconv.inference import LoadedModel
@@ -79,6 +79,41 @@ def test_one_of_several_gpus_is_taken_by_its_number(monkeypatch):
     assert choose_device("cuda:1") == "cuda:1"
     with pytest.raises(MissingRequirement, match="cuda:2"):
         choose_device("cuda:2")
+
+
+def test_training_makes_the_numbered_gpu_the_current_one(monkeypatch):
+    from medconv.training.runs import precision
+    from medconv.training.runs.run_settings import RunSettings
+
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert precision.choose(RunSettings(amp="bf16"), "cuda:1") == "cuda"
+    assert current == ["cuda:1"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="a GPU of its own"):
+        precision.choose(RunSettings(), "cuda:1")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "{}/ct.nii.gz", "--mask", "{}/mask.nii.gz", "--out", "{}/out"],
+        ["batch", "{}", "--out", "{}/out"],
+        ["train", "{}", "--out", "{}/out"],
+        ["evaluate", "{}", "{}"],
+        ["reproduce", "table3", "{}", "--out", "{}/out"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_takes_the_same_devices_and_says_which(command, tmp_path, capsys):
+    given = [argument.format(tmp_path) for argument in command]
+    assert cli.main([*given, "--device", "tpu"]) == UsageError.exit_code
+    assert "There is no device 'tpu'. Choose one of: auto, cpu, cuda, mps, cuda:N." in capsys.readouterr().err
+    for device in ("cuda:1", "mps"):
+        assert cli.main([*given, "--device", device]) != 0
+        assert "There is no device" not in capsys.readouterr().err
 
 
 def test_missing_torch_is_named_with_its_remedy(monkeypatch):

@@ -35,9 +35,9 @@ def answers_of_finished_run(finished: FinishedRun, cases: CropSet, split: str, d
     return as_predictions(split, cases, logits, t_scores, prior, parts.head.tau1_train)
 
 
-def answers_of_weight_file(card: ModelCard, file: Path, cases: CropSet, split: str) -> Predictions:
+def answers_of_weight_file(card: ModelCard, file: Path, cases: CropSet, split: str, device: str = "cpu") -> Predictions:
     """What an exported network says of these crops. Raises MissingRequirement for a changed or damaged file."""
-    logits = network_logits(weights.load_network(card, file), cases)
+    logits = network_logits(weights.load_network(card, file).to(device), cases)
     logits = logits[:, [card.class_order.index(c) for c in CLASS_ORDER]]
     prior = tuple(card.class_prior[c] for c in CLASS_ORDER)
     return as_predictions(split, cases, logits, np.full(len(cases), np.nan), prior, card.tau1_train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -17,8 +18,20 @@ FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose(settings: RunSettings, device: str) -> str:
-    """The torch device. Raises UsageError for a number format that it can't train in, MissingRequirement."""
+    """The torch device: "cpu", "mps" or "cuda", which is the current GPU from now on, whatever its number.
+
+    Raises UsageError for a number format that it can't train in, MissingRequirement.
+    """
     chosen = choose_device(device)
+    if chosen.startswith("cuda:"):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError(
+                "gpu_per_process",
+                f"torchrun gives each process a GPU of its own; --device {device} names one for all.",
+                "Use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are.",
+            )
+        torch.cuda.set_device(chosen)
+        chosen = "cuda"
     if settings.amp in FORMATS and chosen != "cuda":
         # On a CPU with bf16 instructions torch 2.13's 3D convolutions gave other losses, or none, from the same seed.
         raise UsageError(

@@ -24,14 +24,15 @@ BATCH = 32
 
 
 def network_logits(network: nn.Module, crops: CropSet, batch_size: int = BATCH) -> FloatArray:
-    """Unadjusted logits of every crop, shape (n, classes), of a network whose outputs are logits, on the CPU."""
+    """Unadjusted logits of every crop, shape (n, classes), of a network whose outputs are logits, on its device."""
     network.eval()
     batch_size = min(batch_size, crops_at_once(network, crops))
+    device = next(network.parameters()).device
     found = []
     with torch.inference_mode():
         for first in range(0, len(crops), batch_size):
             batch = torch.from_numpy(np.array(crops.crops[first : first + batch_size])).float().div_(LEVELS)
-            found.append(network(batch.contiguous(memory_format=torch.channels_last_3d)).numpy())
+            found.append(network(batch.to(device, memory_format=torch.channels_last_3d)).cpu().numpy())
     return np.concatenate(found).astype(np.float64)
 
 

@@ -19,6 +19,7 @@ from medconv.dicom_header import read_header
 from medconv.dicom_slices import SeriesVoxels, all_tags, header_reader, read_slice_headers, unreadable_series
 from medconv.dicom_slices import quiet_warnings as quiet_warnings
 from medconv.dicom_stack import check_stack
+from medconv.input_paths import check_text, existing, not_permitted
 from medconv.types import CTVolume, ImageGeometry, InputRefused
 
 SERIES_UID, SERIES_DESCRIPTION, MODALITY = "0020|000e", "0008|103e", "0008|0060"
@@ -45,7 +46,7 @@ def find_series(folder: Path, uid: str | None = None) -> Series:
 
     Raises InputRefused if there is none, or several and no UID; the message lists them.
     """
-    found = list_series(folder)
+    found = list_series(existing(folder))
     if not found:
         raise InputRefused(
             "no_dicom", "The folder holds no readable DICOM series.", "Give the folder with the CT's slices."
@@ -68,7 +69,8 @@ def read_series(series: Series, source: str) -> CTVolume:
 
 def open_series(series: Series, source: str) -> CTSource:
     """A series' headers, read and judged, in slice order. Raises as `read_series`, as far as headers can tell."""
-    headers = list({header.instance_uid: header for header in read_slice_headers(series.files)}.values())
+    found = read_slice_headers([check_text(file) for file in series.files])
+    headers = list({header.instance_uid: header for header in found}.values())
     if len(headers) < 2:
         raise InputRefused("single_slice", "The series has a single slice.", "Give a CT with all its slices.")
     headers.sort(key=lambda header: header.height)
@@ -94,9 +96,14 @@ def open_series(series: Series, source: str) -> CTSource:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    for root, _, files in os.walk(folder):
+    for root, _, files in os.walk(folder, onerror=_closed):
         if files:
             yield Path(root)
+
+
+def _closed(error: OSError) -> None:
+    """A part of the series may lie in a folder that can't be listed."""
+    raise not_permitted() if isinstance(error, PermissionError) else error
 
 
 def _series_in(folder: Path) -> list[Series]:
@@ -106,6 +113,8 @@ def _series_in(folder: Path) -> list[Series]:
     found: dict[str, tuple[list[str], dict[str, str]]] = {}
     for file, header in zip(files, headers, strict=True):
         uid = header.tags.get(SERIES_UID, "").strip(" \0") if header else ""
+        if header is None and not os.access(file, os.R_OK):
+            raise not_permitted()  # the search would leave it out
         if header is None or not header.is_whole or not uid:
             return _searched(folder)
         found.setdefault(uid, ([], header.tags))[0].append(file)
@@ -115,7 +124,7 @@ def _series_in(folder: Path) -> list[Series]:
 def _searched(folder: Path) -> list[Series]:
     found = []
     with quiet_warnings():
-        uids: Sequence[str] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        uids: Sequence[str] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(check_text(folder))
         for uid in uids:
             files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
             if files:

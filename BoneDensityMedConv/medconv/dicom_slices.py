@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medconv.ct_source import DTYPES
 from medconv.dicom_header import COLUMNS, ROWS, read_header
 from medconv.dicom_tags import ACQUISITION_TAGS, acquisition_from_tags, numbers, positive_number
+from medconv.input_paths import check_text
 from medconv.types import Acquisition, FloatArray, InputRefused
 
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
@@ -86,7 +87,7 @@ def _tags_of(file_name: str) -> tuple[dict[str, str], tuple[int, int], bool]:
 def header_reader(file_name: str) -> sitk.ImageFileReader:
     """SimpleITK's reader with the file's header read. Raises InputRefused if it is no DICOM."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(file_name)
+    reader.SetFileName(check_text(file_name))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medconv.input_paths import check_out
 from medconv.types import UsageError
 
 STAGING_PREFIX = ".medconv-unfinished-"
@@ -32,13 +34,14 @@ def prepare(out: Path, names: Iterable[str], inputs: Iterable[Path | None]) -> N
     names: which files are results. inputs: what the command reads; it must not be among them.
     Raises UsageError (the folder is a file, or an input would be removed), OSError if it can't be written.
     """
+    check_out(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise UsageError("out_is_a_file", f"{out} is a file, not a folder.", "Choose another --out.") from error
     results = [out / name for name in names]
-    read = {path.resolve() for path in inputs if path is not None}
-    if any(path.resolve() in read for path in results):
+    read = {os.path.realpath(path) for path in inputs if path is not None}  # unlike resolve, it stands a loop of links
+    if any(os.path.realpath(path) in read for path in results):
         raise UsageError(
             "input_in_out",
             f"{out} holds what is to be read, as an earlier result that would be replaced.",

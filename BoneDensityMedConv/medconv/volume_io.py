@@ -26,6 +26,7 @@ from medconv.dicom_series import Series, find_series, open_series
 from medconv.dicom_tags import acquisition_from_tags
 from medconv.file_layout import layout_of
 from medconv.grid import to_image
+from medconv.input_paths import check_text, existing
 from medconv.types import CTVolume, ImageGeometry, Index3, InputRefused, L1Mask
 
 SIMULATED_MARK = "medconv simulated CT"  # stands in NIfTI's description field of every CT that medconv made itself
@@ -47,7 +48,7 @@ def open_ct(path: str | Path, series_uid: str | None = None, files: Sequence[str
     files: of the DICOM series, where they are known; the folder is then not searched.
     Raises InputRefused as `read_ct`, as far as headers and the files' sizes can tell.
     """
-    path = _existing(path)
+    path = existing(path)
     if files:
         return open_series(Series(series_uid or "", tuple(files), "", ""), source=path.name)
     if path.is_dir():
@@ -87,7 +88,7 @@ def check_file(path: str | Path) -> Index3:
     Raises InputRefused as `read_ct` does for what is missing, damaged, cut off, no single volume, or of no or several
     series. Of a DICOM series, z is the number of its files.
     """
-    path = _existing(path)
+    path = existing(path)
     files = find_series(path).files if path.is_dir() else (str(path),)
     reader = _reader(Path(files[0]))
     if path.is_file():
@@ -115,7 +116,7 @@ class LabelSource:
 
 def open_labels(path: str | Path) -> LabelSource:
     """A label map's header. Raises InputRefused if the file can't be a 3D label map."""
-    path = _existing(path)
+    path = existing(path)
     if path.is_dir():
         raise InputRefused(
             "mask_is_folder", "The mask is a folder, it must be a file.", "Give a NIfTI or NRRD label map."
@@ -161,7 +162,7 @@ def _whole_numbers(values: NDArray[Any]) -> NDArray[Any]:
 
 def write_image(path: Path, array_zyx: NDArray[Any], geometry: ImageGeometry) -> None:
     """Write an array as a compressed image file on that grid; the ending chooses the format."""
-    sitk.WriteImage(to_image(array_zyx, geometry), str(path), useCompression=True)
+    sitk.WriteImage(to_image(array_zyx, geometry), check_text(path), useCompression=True)
 
 
 def write_mask(path: Path, mask: L1Mask) -> None:
@@ -178,13 +179,6 @@ def unchanged_locale() -> Iterator[None]:
     finally:
         if locale.setlocale(locale.LC_ALL) != before:
             locale.setlocale(locale.LC_ALL, before)
-
-
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise InputRefused("file_missing", "There is no such file or folder.", "Check the path.", str(path))
-    return path
 
 
 def _reader(path: Path) -> sitk.ImageFileReader:

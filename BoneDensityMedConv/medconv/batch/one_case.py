@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from medconv.case_reading import read_around_mask
 from medconv.dicom_series import find_series
 from medconv.hounsfield import check_hounsfield
 from medconv.inference import LoadedModel
+from medconv.input_paths import check_text, existing, not_permitted
 from medconv.label_map_file import read_segmentation
 from medconv.mask_source import Decision, Levels
 from medconv.runtimes import REFERENCE
@@ -151,20 +151,17 @@ def _answer(job: BatchJob, tools: Tools, found: _Found) -> CaseOutcome:
 def _check_paths(job: BatchJob, tools: Tools) -> None:
     """Raise InputRefused for what no reader may be given."""
     for path in (job.ct, job.mask, *job.files):
+        check_text(path)
+    existing(job.ct)
+    if job.mask:
         try:
-            path.encode("utf-8")
-        except UnicodeEncodeError:
-            # ITK ends the whole process on such a name.
+            existing(job.mask)
+        except InputRefused as refusal:
+            if refusal.code != "file_missing":
+                raise
             raise InputRefused(
-                "path_not_text", "The path holds bytes that are no UTF-8 text.", "Rename the file or its folder."
-            ) from None
-    for place in map(Path, filter(None, (job.ct, job.mask))):
-        if place.exists() and not (place.is_file() or place.is_dir()):
-            raise InputRefused("not_a_file", "This is a pipe or a device, no file.", "Take it out of the archive.")
-        if place.exists() and not os.access(place, os.R_OK):  # ITK would call it damaged
-            raise PermissionError
-    if job.mask and not Path(job.mask).exists():
-        raise InputRefused("mask_missing", "The mask is not there.", "Restore the file, or correct its path.")
+                "mask_missing", "The mask is not there.", "Restore the file, or correct its path."
+            ) from refusal
     if not job.mask and not tools.settings.segmenter:
         raise InputRefused(
             "mask_missing",
@@ -225,9 +222,7 @@ def _unanswered(job: BatchJob, tools: Tools, found: _Found, error: Exception) ->
     if isinstance(error, Cancelled):
         raise error
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EACCES:
-        error = InputRefused(
-            "permission_denied", "The file may not be read by this user.", "Ask for the right to read it."
-        )
+        error = not_permitted()
     if isinstance(error, InputRefused | UsageError):
         level = dict(found.view.document) if found.view else None
         refusal = InputRefused(error.code, error.message, error.remedy)

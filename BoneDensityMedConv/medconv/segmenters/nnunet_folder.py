@@ -59,7 +59,11 @@ def find_model_folder(folder: str | Path) -> Path:
     Raises MissingRequirement if there is none, or more than one.
     """
     path = Path(folder).expanduser()
-    if not path.is_dir():
+    try:
+        is_there = path.is_dir()
+    except OSError:  # a name that no file can have
+        is_there = False
+    if not is_there:
         raise MissingRequirement(
             "nnunet_folder_missing", f"There is no folder '{path}'.", "Choose the nnU-Net model's folder."
         )

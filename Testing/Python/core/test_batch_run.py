@@ -297,10 +297,11 @@ def test_without_pyarrow_the_table_is_csv_and_that_is_said_first(cohort, batch, 
 
 
 def test_a_file_that_may_not_be_read_is_told_so_and_not_called_damaged(cohort, tmp_path, monkeypatch) -> None:
+    from medconv import input_paths
     from medconv.batch import one_case
     from medconv.batch.settings import BatchSettings
 
-    monkeypatch.setattr(one_case.os, "access", lambda path, mode: False)  # root may read everything
+    monkeypatch.setattr(input_paths.os, "access", lambda path, mode: False)  # root may read everything
     tools = one_case.Tools(BatchSettings(), tmp_path, model=None)
     job = BatchJob("a", str(cohort / "a.nii.gz"), mask=str(cohort / "a_mask.nii.gz"), label=31)
     outcome = one_case.run_job(job, tools)

@@ -191,6 +191,13 @@ def test_an_earlier_answer_does_not_stand_beside_a_refusal(run, files, tmp_path)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"result.json", "report.html"}
 
 
+def test_out_whose_name_is_no_text_is_refused_before_any_work(run, files, tmp_path):
+    ct, mask = files
+    code, _, _, err = run(ct, "--mask", mask, out=tmp_path / "out\udcff")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "The path holds bytes that are no UTF-8 text. Choose another --out." in err
+
+
 def test_out_must_not_be_a_file(run, files):
     assert run(files[0], "--mask", files[1], out=files[0])[0] == 2
 

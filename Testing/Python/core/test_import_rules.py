@@ -32,7 +32,8 @@ MAY_IMPORT = {
 GROUPS: dict[str, tuple[set[str], ...]] = {
     "nouns": ({"", "types", "errors", "config", "population", "vertebrae"},),
     "geometry": (
-        {"grid", "neighbourhood", "vertebral_body", "vertebra_parts"}, {"devices"}, {"mineral"}, {"user_folders"},
+        {"grid", "neighbourhood", "vertebral_body", "vertebra_parts"}, {"devices"}, {"mineral"}, {"input_paths"},
+        {"user_folders"},
     ),
     "stage": (
         {

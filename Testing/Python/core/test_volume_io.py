@@ -1,5 +1,9 @@
 """Reading: any format and orientation, every unreadable input by name. DICOM files are written by pydicom."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pydicom
 import pytest
@@ -7,6 +11,7 @@ import SimpleITK as sitk
 from core.dicom_writer import write_series
 from core.phantom import grid, phantom, reoriented, write
 
+from medconv import dicom_series, input_paths
 from medconv.dicom_tags import acquisition_from_tags
 from medconv.grid import canonical, to_image
 from medconv.hounsfield import check_hounsfield
@@ -42,6 +47,84 @@ def test_paths_with_spaces_and_other_letters(small, tmp_path):
     folder.mkdir()
     path, _ = write(small, folder)
     assert read_ct(path).geometry.size_xyz == small.ct.geometry.size_xyz
+
+
+READ_EACH = """
+import sys
+from medconv.types import InputRefused
+from medconv.volume_io import check_file, read_ct, read_labels, write_image
+ct = read_ct(sys.argv[1])
+for path in sys.argv[2:]:
+    for read in (read_ct, check_file, read_labels, lambda path: write_image(path, ct.array_zyx, ct.geometry)):
+        try:
+            read(path)
+            print("read")
+        except InputRefused as refusal:
+            print(refusal.code)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no text exist on Linux alone")
+def test_names_that_are_no_text_are_refused_where_simpleitk_would_end_the_process(small, tmp_path):
+    path, _ = write(small, tmp_path)
+    named = [tmp_path / name for name in ("ct_\udcff.nii.gz", "f\udcff/ct.nii.gz", "series\udcff")]  # the byte FF
+    write_series(named[2], small.ct)
+    named[1].parent.mkdir()
+    for name in named[:2]:
+        name.hardlink_to(path)
+    done = subprocess.run([sys.executable, "-c", READ_EACH, path, *named], capture_output=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, [b"path_not_text"] * 12)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no text exist on Linux alone")
+def test_a_slice_whose_name_is_no_text_is_refused_and_a_stray_file_beside_the_slices_is_not(small, tmp_path):
+    series = tmp_path / "series"
+    write_series(series, small.ct)
+    stray = series / "\udcdcbersicht.txt"
+    stray.write_text("no DICOM")
+    assert read_ct(series).geometry.size_xyz == small.ct.geometry.size_xyz
+    stray.unlink()
+    (series / "IM0003").rename(series / "IM\udcff")
+    with pytest.raises(InputRefused) as refused:
+        read_ct(series)
+    assert refused.value.code == "path_not_text"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
+def test_what_is_no_file_is_refused_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    (tmp_path / "loop.nii.gz").symlink_to("loop.nii.gz")
+    expected = {"pipe.nii.gz": "not_a_file", "loop.nii.gz": "file_missing", "a" * 300: "file_missing"}
+    for name, code in expected.items():
+        for read in (read_ct, read_labels):
+            with pytest.raises(InputRefused) as refused:
+                read(tmp_path / name)
+            assert refused.value.code == code
+
+
+def test_a_folder_of_a_series_that_may_not_be_listed_is_not_passed_over(small, tmp_path, monkeypatch):
+    write_series(tmp_path / "a", small.ct)
+    (tmp_path / "b").mkdir()
+    listed = os.scandir
+
+    def scandir(path):  # root may list everything
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(dicom_series.os, "scandir", scandir)
+    with pytest.raises(InputRefused) as refused:
+        read_ct(tmp_path)
+    assert refused.value.code == "permission_denied"
+
+
+def test_a_slice_that_may_not_be_read_is_told_so_and_not_called_missing(small, tmp_path, monkeypatch):
+    write_series(tmp_path / "a", small.ct)
+    (tmp_path / "a" / "IM0003").write_bytes(b"")  # to Python's look as silent as a file without rights
+    monkeypatch.setattr(input_paths.os, "access", lambda path, mode: os.fspath(path).endswith("a"))
+    with pytest.raises(InputRefused) as refused:
+        read_ct(tmp_path / "a")
+    assert refused.value.code == "permission_denied"
 
 
 def test_dicom_slices_are_sorted_by_position_and_rescaled(small, tmp_path):

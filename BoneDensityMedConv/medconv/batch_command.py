@@ -75,5 +75,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
 
 def _batch(options: argparse.Namespace) -> int:
     from medconv.batch.run import run_batch
+    from medconv.input_paths import check_out
 
+    check_out(options.out)
     return run_batch(options)

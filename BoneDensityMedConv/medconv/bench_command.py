@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -53,7 +55,8 @@ def run_bench(options: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     chosen = runner.chosen(names, settings.full)
     with tempfile.TemporaryDirectory(prefix="medconv-bench-", ignore_cleanup_errors=True) as folder:
-        settings = Settings(**{**settings.to_json(), "folder": folder})
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        settings = replace(settings, folder=folder, load_before=load)
         results, stopped = runner.run(chosen, settings, say=Saying(), finished=_show)
     console.clear()
     document = runner.document(results, settings)

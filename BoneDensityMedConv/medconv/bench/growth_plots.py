@@ -81,18 +81,17 @@ def cohort(rows: Sequence[Row]) -> Figure:
         panels[0, 0].plot(x, [row.median for row in points], label=name, **style(place))
         if all(row.peak_mb is not None for row in points):
             panels[0, 1].plot(x, [row.peak_mb for row in points], label=name, **style(place))
-    one = found[min(found)]
-    aim = [(row.median or 0.0) * COHORT_AIM for row in one]
+    one, most = ([row.median or 0.0 for row in found[workers]] for workers in (min(found), max(found)))
     panels[0, 0].plot(
-        [row.point["x"] for row in one], aim, color=AIM_COLOUR, linestyle=":", linewidth=1.4,
-        label=f"aim of 2 workers, beyond the start: 1 worker's / {1 / COHORT_AIM:g}",
+        [row.point["x"] for row in found[min(found)]], [most[0] + COHORT_AIM * (taken - one[0]) for taken in one],
+        color=AIM_COLOUR, linestyle=":", linewidth=1.4, label=f"aim: {1 / COHORT_AIM:g} times 1 worker's rate",
     )  # fmt: skip
     for axes, label in zip(panels.flat, ("Seconds, with the start", "Peak memory of all processes (MB)"), strict=True):
         axes.set(xlabel="Cases in the batch", ylabel=label)
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
         axes.grid(color="#e5e7eb", linewidth=0.6)
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
 

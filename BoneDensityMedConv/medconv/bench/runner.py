@@ -19,6 +19,7 @@ from medconv.report import versions
 
 FORMAT = 1
 DONE, FAILED, INTERRUPTED, LEFT_OUT = "done", "failed", "interrupted", "left out"
+OWN = ("folder", "peaks", "load_before")  # of the settings: nobody asked for them
 OPTIONAL = ("openvino", "onnxruntime", "timm_3d", "totalsegmentator", "nnunetv2", "dask", "pyarrow", "matplotlib")
 
 Stream = Callable[[str, dict[str, Any]], Iterator[Any]]
@@ -97,7 +98,7 @@ def run(
 
 def document(results: Sequence[SectionResult], settings: Settings) -> dict[str, Any]:
     """bench.json: plain JSON types; bench.schema.json describes it."""
-    asked = {name: value for name, value in settings.to_json().items() if name not in ("folder", "peaks")}
+    asked = {name: value for name, value in settings.to_json().items() if name not in OWN}
     for place in ("loader", "weights_folder"):
         asked[place] = bool(asked[place])  # whether, not where: paths stay on the computer
     told = {result.section.name: result.to_json() for result in results}
@@ -106,7 +107,7 @@ def document(results: Sequence[SectionResult], settings: Settings) -> dict[str, 
         "research_use": RESEARCH_USE_ONLY,
         "date": datetime.now(UTC).date().isoformat(),
         "settings": asked,
-        "computer": computer(),
+        "computer": {**computer(), "load_before": settings.load_before},
         "spread": SPREAD,
         "verdict": verdict.judged(told),
         "sections": told,

@@ -18,7 +18,8 @@ class Settings:
     """quick: small sizes. full: also what takes minutes (compiling, segmentation). repeats: rounds of each comparison.
 
     slices: of the 512 x 512 CT. loader: a cohort's folder for `training`, "" makes a simulated one. weights_folder,
-    widen: for `segmentation`. folder: for temporary files. peaks: what `machine` measured, by name.
+    widen: for `segmentation`. folder: for temporary files. peaks: what `machine` measured, by name. load_before: the
+    computer's load average before the bench began, None where the system has none.
     """
 
     quick: bool = False
@@ -29,6 +30,7 @@ class Settings:
     weights_folder: str = ""
     widen: int = 1
     folder: str = ""
+    load_before: float | None = None
     peaks: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from medconv.bench.figures import Row, number
 from medconv.bench.settings import FULL_SLICES
 
 HEAD = ("", "What", "Aim", "Measured", "Note")
+BUSY = 0.5  # load average: half a core that works for others
 MET, MISSED, OPEN = "met", "MISSED", "no figure"
 SMALL = f"A small run: aims for full sizes are not judged (96³, {FULL_SLICES} slices, two workers of a batch)."
 
@@ -48,6 +49,11 @@ def summary(document: Mapping[str, Any]) -> list[str]:
         told.append("No aim was judged in this run.")
     if document["settings"]["quick"] or document["settings"]["slices"] < FULL_SLICES:
         told.append(SMALL)
+    load, cores = document["computer"]["load_before"], document["computer"]["cores"]
+    if load is not None and load > BUSY:
+        told.append(
+            f"Other programs were at work when it began (load {load:.1f} on {cores} cores): trust no milliseconds."
+        )
     unfinished = [s for s in document["sections"].values() if s["status"] != "done"]
     return told + [f"{s['title']}: {s['status']} ({s['reason']})." for s in unfinished]
 

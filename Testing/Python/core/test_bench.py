@@ -199,6 +199,9 @@ def test_the_verdict_is_every_row_with_an_aim_from_the_same_figures() -> None:
 def test_a_small_run_says_what_it_can_not_judge(small: dict[str, Any]) -> None:
     document = runner.document([], Settings(**small))
     assert verdict.summary(document)[0] == "No aim was judged in this run."
+    assert len(verdict.summary(document)) == 2
+    busy = verdict.summary(runner.document([], Settings(load_before=6.25, **small)))
+    assert "(load 6.2 on" in busy[2]
     assert "700 slices" in verdict.summary(document)[1]
 
 

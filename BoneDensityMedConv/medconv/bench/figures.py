@@ -89,8 +89,7 @@ class Trial:
 
     def ratio(self, name: str, baseline: str) -> float:
         """The median of the rounds' own ratios of time."""
-        pairs = zip(self.seconds[name], self.seconds[baseline], strict=True)
-        return statistics.median(own / other for own, other in pairs)
+        return paired_ratio(self.seconds[name], self.seconds[baseline])
 
     def share(self, name: str, work: float, peak: str, peak_work: float) -> float | None:
         """Work a second, as a share of what `peak` did of its own in the same rounds; None if either is not there."""

@@ -85,6 +85,15 @@ def grey(cases: int, size_zyx: Index3, channels: int) -> Tensor:
     return torch.from_numpy(trial.trial_crops((channels, *size_zyx), cases))
 
 
+def eager(network: nn.Module, crops: Tensor) -> Tensor:
+    """A pass in plain torch."""
+    import torch
+
+    with torch.inference_mode():
+        logits: Tensor = network(crops)
+    return logits
+
+
 def largest_difference(found: NDArray[Any], reference: NDArray[Any]) -> float:
     """The largest difference of two sets of logits, over 1 + |logit|, as the runtimes' tolerance counts it."""
     return float(np.max(np.abs(found - reference) / (1.0 + np.abs(reference))))

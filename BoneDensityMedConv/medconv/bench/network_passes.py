@@ -71,7 +71,7 @@ def _one_size(
     names = _to_open(settings)
     crops = nets.grey(1, size, architecture.in_channels).numpy()
     seen, opened = nets.grey(1, size, 3), {}
-    actions: dict[str, Action] = {nets.AUTHORS: partial(_eager, authors, seen)}
+    actions: dict[str, Action] = {nets.AUTHORS: partial(nets.eager, authors, seen)}
     for name in names:
         say(f"opening {name}", 0.0)
         try:
@@ -94,7 +94,7 @@ def _one_size(
         said = [note if name == nets.AUTHORS else "", f"{work / 1e9:.1f} GFLOP", alone.get("said", "")]
         comparable = which == FULL or name in opened  # the shipped weights are not the authors' network's
         if comparable and name != runtimes.REFERENCE and name in trial.seconds:
-            found = opened[name](crops) if name in opened else _eager(authors, seen).numpy()
+            found = opened[name](crops) if name in opened else nets.eager(authors, seen).numpy()
             said.append(f"logits differ by {nets.largest_difference(found, reference):.1g}")
         yield replace(row, note="; ".join(filter(None, said)), peak_mb=alone.get("peak_mb"))
     yield from _aims(which, size, trial, list(opened), work_of_ours, product)
@@ -122,7 +122,9 @@ def _watched(which: str, trial: Trial, settings: Settings) -> set[str]:
     if which == FULL and not settings.quick:
         return set(trial.seconds)
     fastest = min(trial.seconds.keys() - {machine.GEMM}, key=lambda name: trial.ratio(name, runtimes.REFERENCE))
-    return {runtimes.REFERENCE, fastest} if which == FULL or not settings.quick else set()
+    if settings.quick:
+        return {fastest} if which == FULL else set()
+    return {runtimes.REFERENCE, fastest}
 
 
 def _aims(which: str, size: Index3, trial: Trial, names: list[str], work: float, product: float) -> Iterator[Row]:
@@ -196,7 +198,7 @@ def _batches(authors: nn.Module, own: nn.Module, settings: Settings, say: Say) -
     work[nets.AUTHORS] = flops.counted(authors, (1, 3, *BATCH_SIZE_ZYX))
     for place, count in enumerate(batches):
         crops, seen = nets.grey(count, BATCH_SIZE_ZYX, 1).numpy(), nets.grey(count, BATCH_SIZE_ZYX, 3)
-        actions: dict[str, Action] = {nets.AUTHORS: partial(_eager, authors, seen)}
+        actions: dict[str, Action] = {nets.AUTHORS: partial(nets.eager, authors, seen)}
         actions |= {name: partial(ready, crops) for name, ready in opened.items()}
         rounds = min(settings.rounds, 3) if count > 2 else settings.rounds
         trial = take_turns(
@@ -227,7 +229,7 @@ def alone(which: str, runtime: str, size: list[int]) -> dict[str, Any]:
         seen = nets.grey(1, (z, y, x), 3)
         memory.forget_peak()
         for _ in range(3):
-            _eager(network, seen)
+            nets.eager(network, seen)
         return {"opening_s": None}
     if which == SHIPPED:
         card, path = find_model(None)
@@ -253,13 +255,6 @@ def _alone(which: str, name: str, size: Index3) -> dict[str, Any]:
         return {"said": f"alone: {failure}"}
     opening = found["opening_s"]
     return {"peak_mb": found["peak_mb"], "said": "" if opening is None else f"opened and first pass in {opening:.2f} s"}
-
-
-def _eager(network: nn.Module, crops: Any) -> Any:
-    import torch
-
-    with torch.inference_mode():
-        return network(crops)
 
 
 def _called(which: str, name: str, size: Index3) -> str:

@@ -30,11 +30,11 @@ class Section:
 
 SECTIONS = (
     Section("machine", "This computer", "machine", 14, 6),
-    Section("network", "The network's pass, by runtime", "network_passes", 180, 24),
-    Section("transformers", "MedConv beside ViT and JointViT", "transformers", 160, 13),
+    Section("network", "The network's pass, by runtime", "network_passes", 180, 16),
+    Section("transformers", "MedConv beside ViT and JointViT", "transformers", 170, 9),
     Section("stages", "From files to the result, stage by stage", "stages", 75, 11),
     Section("training", "Feeding a training", "training_feed", 25, 5),
-    Section("growth", "How cost grows with the CT and with the cohort", "growth", 230, 26),
+    Section("growth", "How cost grows with the CT and with the cohort", "growth", 230, 16),
     Section("panel", "From a click to the class", "panel_click", 40, 6),
     Section(
         "segmentation", "Segmentation beside the plain TotalSegmentator", "segmentation", 900, 400, on_request=True

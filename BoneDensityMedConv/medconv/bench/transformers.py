@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medconv import runtimes
@@ -95,7 +96,7 @@ def _one_size(size: Index3, settings: Settings, say: Say, peaks: dict[str, dict[
     crops = nets.grey(1, size, 1)
     there = [c for c in CONTESTANTS if c.fits(size) and not (settings.quick and c.vit == "vit_base")]
     built = {contestant.name: contestant.build(size) for contestant in there}
-    actions: dict[str, Action] = {name: _eager(network, crops) for name, network in built.items()}
+    actions: dict[str, Action] = {name: partial(nets.eager, network, crops) for name, network in built.items()}
     large = crops.numel() >= LARGE_VOXELS
     for name in WITH_OPENVINO if OPENVINO in runtimes.available("cpu") and not (large or settings.quick) else ():
         actions[f"{name}, OpenVINO"] = _in_openvino(name, built[name], crops)
@@ -124,16 +125,6 @@ def _row(
         note=f"{work / 1e9:.1f} GFLOP, {parameters / 1e6:.1f} million parameters{tokens}",
         point={"plot": "transformers", "series": name, "x": voxels, "gflop": work / 1e9, "said": nets.said(size)},
     )  # fmt: skip
-
-
-def _eager(network: nn.Module, crops: Any) -> Callable[[], object]:
-    import torch
-
-    def run() -> object:
-        with torch.inference_mode():
-            return network(crops)
-
-    return run
 
 
 def _in_openvino(name: str, network: nn.Module, crops: Any) -> Action:
@@ -193,7 +184,7 @@ def alone(name: str, sizes: Sequence[Sequence[int]]) -> dict[str, Any]:
         size = (z, y, x)
         if not contestant.fits(size):
             continue
-        run = _eager(contestant.build(size), nets.grey(1, size, 1))
+        run = partial(nets.eager, contestant.build(size), nets.grey(1, size, 1))
         memory.forget_peak()
         run()
         run()

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from medconv.control_groups import cores
 from medconv.runtimes.runtime import Subject
 from medconv.user_folders import cache_folder
 
@@ -39,7 +40,7 @@ def key_of(subject: Subject, weights_sha256: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "processor": processor_name(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": subject.threads,
         "versions": {package: _version(package) for package in PACKAGES},
         "weights": weights_sha256,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from medconv.config import Architecture
+from medconv.control_groups import cores
 
 VARIABLE = "MEDCONV_THREADS"
 SLIM_WIDTH = 16
@@ -19,8 +20,9 @@ def thread_count(architecture: Architecture, device: str = "cpu") -> int:
 
     A slim network on the CPU gets one: its layers are so small that threads only wait for each other (on two cores
     that other programs kept busy, a pass of width 16 took 1.1 s with two threads and 11 ms with one). A wider one gets
-    what torch would take, one for each physical core or what OMP_NUM_THREADS says; of three and more cores one stays
-    free, so that Slicer's window answers while MedConv works. MEDCONV_THREADS overrides all that.
+    what torch would take, one for each physical core or what OMP_NUM_THREADS says, but no more than a container's share
+    of time allows; of three and more cores one stays free, so that Slicer's window answers while MedConv works.
+    MEDCONV_THREADS overrides all that.
     """
     if (asked := _asked()) is not None:
         return asked
@@ -33,6 +35,7 @@ def thread_count(architecture: Architecture, device: str = "cpu") -> int:
         return 1
     if "OMP_NUM_THREADS" in os.environ:  # somebody counted already, as a batch's workers do
         return own
+    own = min(own, cores())  # torch minds affinity, but no quota
     return min(own - 1 if own > 2 else own, AT_MOST)
 
 

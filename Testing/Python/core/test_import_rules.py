@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
     "nouns": ({"", "types", "errors", "config", "population", "vertebrae"},),
     "geometry": (
         {"grid", "neighbourhood", "vertebral_body", "vertebra_parts"}, {"devices"}, {"mineral"}, {"input_paths"},
-        {"user_folders"},
+        {"user_folders"}, {"control_groups"},
     ),
     "stage": (
         {

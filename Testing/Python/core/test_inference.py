@@ -1,7 +1,11 @@
 """Devices, full memory, failing runtimes: what `LoadedModel` answers and says, shown with networks that fail."""
 
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -346,27 +350,70 @@ def test_a_slim_network_runs_on_one_thread_and_gives_the_others_back(model, monk
 
 
 @pytest.mark.parametrize(
-    ("own", "environment", "expected"),
+    ("own", "allowed", "environment", "expected"),
     [
-        (1, {}, 1),
-        (2, {}, 2),
-        (4, {}, 3),
-        (64, {}, 16),
-        (4, {"OMP_NUM_THREADS": "4"}, 4),
-        (4, {"MEDCONV_THREADS": "7"}, 7),
-        (4, {"MEDCONV_THREADS": "many"}, 3),
-        (4, {"MEDCONV_THREADS": "0"}, 3),
+        (1, 1, {}, 1),
+        (2, 2, {}, 2),
+        (4, 4, {}, 3),
+        (64, 64, {}, 16),
+        (64, 1, {}, 1),  # torch sees the host's processors, the container has the time of one
+        (64, 4, {}, 3),
+        (2, 4, {}, 2),  # two physical cores with two threads each
+        (4, 4, {"OMP_NUM_THREADS": "4"}, 4),
+        (4, 4, {"MEDCONV_THREADS": "7"}, 7),
+        (4, 4, {"MEDCONV_THREADS": "many"}, 3),
+        (4, 4, {"MEDCONV_THREADS": "0"}, 3),
     ],
 )
-def test_a_wide_network_leaves_a_core_where_there_are_more_than_two(monkeypatch, own, environment, expected):
+def test_a_wide_network_leaves_a_core_where_there_are_more_than_two(monkeypatch, own, allowed, environment, expected):
     for name in ("OMP_NUM_THREADS", "MEDCONV_THREADS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch, "get_num_threads", lambda: own)
+    monkeypatch.setattr(threads, "cores", lambda: allowed)
     assert threads.thread_count(Architecture(width=64)) == expected
     slim = threads.thread_count(Architecture(width=16))
     assert slim == (7 if environment.get("MEDCONV_THREADS") == "7" else 1)
+
+
+LIBRARIES = """
+import os, sys
+import numpy as np
+import torch
+from medconv import runtimes
+from medconv.config import Architecture
+from medconv.network import build_network
+
+architecture, shape = Architecture("resnet18", width=17), (1, 16, 16, 16)
+crop = np.zeros((1, *shape), np.float32)
+for name in runtimes.available("cpu"):
+    if name == "compiled":
+        continue
+    network = build_network(architecture).eval()
+    runtime, seen = runtimes.open_runtime(name, architecture, network, "cpu", shape), []
+    plain = runtime._answer
+    runtime._answer = lambda crops: seen.append(torch.get_num_threads()) or plain(crops)
+    runtime(crop)
+    print(name, runtime.threads, *seen)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system ties no process to a processor")
+@pytest.mark.parametrize("how", ["one processor", "MEDCONV_THREADS"])
+def test_one_thread_where_one_is_allowed_whatever_the_runtime(how):
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_THREADS")}
+    environment["PYTHONPATH"] = str(Path(inference.__file__).parents[1])
+    if how == "MEDCONV_THREADS":
+        environment[how] = "1"
+    one = min(os.sched_getaffinity(0))
+    answer = subprocess.run(
+        [sys.executable, "-c", LIBRARIES], env=environment, capture_output=True, text=True, timeout=120, check=True,
+        preexec_fn=(lambda: os.sched_setaffinity(0, {one})) if how == "one processor" else None,
+    )  # fmt: skip
+    told = [line.split() for line in answer.stdout.splitlines()]
+    assert [name for name, *_ in told] == [name for name in runtimes.available("cpu") if name != "compiled"]
+    assert {tuple(counts) for _, *counts in told} == {("1", "1")}
 
 
 def test_three_equal_channels_are_one_with_the_stems_weights_summed(untrained_card_with):

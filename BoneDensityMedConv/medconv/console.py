@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 
@@ -10,7 +11,17 @@ def say(stage: str, fraction: float | None = None) -> None:
     """Show what is under way, with the percentage if it is known."""
     if sys.stderr.isatty():
         percent = "" if fraction is None else f"  {fraction:4.0%}"
-        print(f"\r\033[K{stage}{percent}", end="", file=sys.stderr, flush=True)
+        # A longer line would wrap, and only its last row can be rewritten.
+        told = f"{stage[: max(_columns() - len(percent) - 1, 0)]}{percent}"
+        print(f"\r\033[K{told}", end="", file=sys.stderr, flush=True)
+
+
+def _columns() -> int:
+    """Width of the terminal; 0, which some terminals tell, and what can't be told count as the usual 80."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):
+        return 80
 
 
 def clear() -> None:

@@ -18,6 +18,7 @@ from medconv.bench import runner, sections, tables
 from medconv.bench.runner import SectionResult
 from medconv.bench.settings import FULL_SLICES, LEAST_SLICES, Settings
 from medconv.command_line import Commands
+from medconv.mask_source import terminated_like_interrupted
 from medconv.types import MissingRequirement, UsageError
 
 JSON, MARKDOWN, PAGE = "bench.json", "bench.md", "bench.html"
@@ -48,7 +49,7 @@ def add_bench(commands: Commands) -> None:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    """Measure, print the tables and write the files; returns 0, or 130 after Ctrl-C. Raises UsageError."""
+    """Measure, print the tables and write the files; returns 0, or 130 after Ctrl-C or SIGTERM. Raises UsageError."""
     settings, names = settings_of(options)
     out: Path | None = options.out
     if out is not None:
@@ -57,7 +58,8 @@ def run_bench(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="medconv-bench-", ignore_cleanup_errors=True) as folder:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         settings = replace(settings, folder=folder, load_before=load)
-        results, stopped = runner.run(chosen, settings, say=Saying(), finished=_show)
+        with terminated_like_interrupted():
+            results, stopped = runner.run(chosen, settings, say=Saying(), finished=_show)
     console.clear()
     document = runner.document(results, settings)
     print(tables.verdict_on_screen(document))

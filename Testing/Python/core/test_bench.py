@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import locale
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -294,6 +295,25 @@ def test_an_interrupted_bench_writes_its_files_and_says_so(
 ) -> None:
     assert main(["bench", "--widen", "13", "--out", str(tmp_path)]) == 130
     assert "Finished sections are kept: machine, network" in capsys.readouterr().out
+    assert (tmp_path / "bench.json").is_file()
+
+
+def test_a_terminated_bench_writes_its_files_as_an_interrupted_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def terminated(chosen: Any, settings: Settings, **_: Any) -> tuple[list[SectionResult], bool]:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            return [SectionResult(chosen[0], rows=[ROW])], True
+        raise AssertionError("SIGTERM was not told")
+
+    monkeypatch.setattr(runner, "run", terminated)
+    usual = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that without the change this is a failure, not the end
+    try:
+        assert main(["bench", "--out", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     assert (tmp_path / "bench.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""How far a batch is: one line that rewrites itself on a terminal, a line every half minute in a log."""
+"""How far a batch is: one line that rewrites itself on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from medconv import console
 from medconv.batch.jobs import Status
 from medconv.simulate_command import duration
 
-SAID_EVERY_S = 30.0  # where no terminal shows a line that rewrites itself
+# Where no terminal shows a line that rewrites itself: less often the longer it takes, so that a log stays short.
+SAID_EVERY_S, SAID_AT_LEAST_EVERY_S, SHARE_OF_TIME = 30.0, 600.0, 0.05
 SHOWN_EVERY_S = 0.2
 SPOKEN = {Status.OK: "answered", Status.REFUSED: "refused", Status.FAILED: "failed", Status.SET_ASIDE: "set aside"}
 
@@ -43,7 +44,7 @@ class Progress:
             if now - self._shown >= SHOWN_EVERY_S:
                 self._shown = now
                 console.say(self.line(), self._counts.total() / max(self._total, 1))
-        elif now - self._said >= SAID_EVERY_S:
+        elif now - self._said >= min(max(SAID_EVERY_S, SHARE_OF_TIME * self.elapsed_s), SAID_AT_LEAST_EVERY_S):
             self._said = now
             print(self.line(), file=sys.stderr, flush=True)
 

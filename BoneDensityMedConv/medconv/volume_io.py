@@ -70,7 +70,13 @@ def open_ct(path: str | Path, series_uid: str | None = None, files: Sequence[str
 
 
 def _geometry(reader: sitk.ImageFileReader) -> ImageGeometry:
-    return ImageGeometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    """The grid. ITK gives enhanced CTs whose frames run against their normal a negative spacing: turned round here."""
+    spacing = reader.GetSpacing()
+    signs = np.sign(spacing)
+    direction = np.reshape(reader.GetDirection(), (3, 3)) * signs
+    return ImageGeometry(
+        reader.GetSize(), tuple(map(abs, spacing)), reader.GetOrigin(), tuple(map(float, direction.ravel()))
+    )
 
 
 def _voxels(reader: sitk.ImageFileReader, path: Path, geometry: ImageGeometry) -> Voxels:

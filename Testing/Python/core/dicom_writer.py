@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medconv.types import CTVolume
+
+SHARED_TAGS = (
+    "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
+    "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation",
+)  # fmt: skip
 
 
 def write_series(
@@ -58,3 +66,43 @@ def write_series(
         d.PixelData = (plane.astype(np.int32) + 1024).clip(0).astype("<u2").tobytes()
         d.save_as(folder / f"IM{names[k]:04d}", enforce_file_format=True)
     return str(series)
+
+
+def write_enhanced(file: Path, series: Path, *, is_reversed: bool = False, **tags: object) -> None:
+    """The slices of a folder of `write_series` as the frames of one enhanced CT (PS3.3 A.38)."""
+    slices = sorted(map(dcmread, series.iterdir()), key=lambda one: int(one.InstanceNumber), reverse=is_reversed)
+    first = slices[0]
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = EnhancedCTImageStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    d = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
+    d.SOPClassUID, d.SOPInstanceUID = EnhancedCTImageStorage, meta.MediaStorageSOPInstanceUID
+    for keyword in SHARED_TAGS:
+        setattr(d, keyword, first[keyword].value)
+    d.ImageType, d.NumberOfFrames = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], len(slices)
+    shared = {
+        "PixelMeasuresSequence": _item(PixelSpacing=first.PixelSpacing, SliceThickness=first.SliceThickness),
+        "PlaneOrientationSequence": _item(ImageOrientationPatient=first.ImageOrientationPatient),
+        "PixelValueTransformationSequence": _item(RescaleIntercept=-1024, RescaleSlope=1, RescaleType="HU"),
+    }
+    d.SharedFunctionalGroupsSequence = _item(**shared)
+    d.PerFrameFunctionalGroupsSequence = Sequence()
+    for number, one in enumerate(slices, 1):
+        at, content = _item(ImagePositionPatient=one.ImagePositionPatient), _item(DimensionIndexValues=[number])
+        d.PerFrameFunctionalGroupsSequence += _item(PlanePositionSequence=at, FrameContentSequence=content)
+    organization = generate_uid()
+    d.DimensionOrganizationSequence = _item(DimensionOrganizationUID=organization)
+    d.DimensionIndexSequence = _item(
+        DimensionOrganizationUID=organization, DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113
+    )
+    for name, value in tags.items():
+        setattr(d, name, value)
+    d.PixelData = b"".join(one.PixelData for one in slices)
+    d.save_as(file, enforce_file_format=True)
+
+
+def _item(**values: object) -> Sequence:
+    made = Dataset()
+    for name, value in values.items():
+        setattr(made, name, value)
+    return Sequence([made])

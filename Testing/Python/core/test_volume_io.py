@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from core.dicom_writer import write_series
+from core.dicom_writer import write_enhanced, write_series
 from core.phantom import grid, phantom, reoriented, write
 
 from medconv import dicom_series, input_paths
@@ -133,6 +133,19 @@ def test_dicom_slices_are_sorted_by_position_and_rescaled(small, tmp_path):
     assert np.array_equal(ct.array_zyx, small.ct.array_zyx)
     assert ct.geometry.same_grid_as(small.ct.geometry)
     assert ct.acquisition == Acquisition("CT", 120.0, 2.5, "B30f", "Iomeprol", 61, "F")
+
+
+@pytest.mark.parametrize("code", ["LPS", "LPI", "PSR"])
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_frames_of_an_enhanced_ct_lie_where_they_say_in_either_order(small, tmp_path, code, is_reversed):
+    case = reoriented(small, code)
+    write_series(tmp_path / "slices", case.ct)
+    write_enhanced(tmp_path / "ct.dcm", tmp_path / "slices", is_reversed=is_reversed)
+    ct = read_ct(tmp_path / "ct.dcm")
+    assert min(ct.geometry.spacing_mm_xyz) > 0
+    hu, geometry = canonical(ct.array_zyx, ct.geometry)
+    assert np.array_equal(hu, small.ct.array_zyx)
+    assert geometry.same_grid_as(small.ct.geometry)
 
 
 def test_several_series_are_listed_and_one_can_be_chosen(small, tmp_path):

@@ -46,7 +46,7 @@ class FolderWalk:
                 continue
             waiting += reversed(folders)
             inside = set(folders)
-            yield Path(folder), [_facts(entry) for entry in found if entry.path not in inside]
+            yield Path(folder), [facts_of(entry) for entry in found if entry.path not in inside]
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -67,21 +67,13 @@ def stamp_of(files: Iterable[FileFacts], name: str = "") -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def facts_of(path: Path) -> FileFacts:
+def facts_of(path: Path | os.DirEntry[str]) -> FileFacts:
     """Of one file, wherever it is listed; of a missing one, that it is missing."""
     try:
         told = path.stat()
     except OSError:
         return FileFacts(path.name, -1, -1, is_plain=False)
     return FileFacts(path.name, told.st_size, told.st_mtime_ns, stat.S_ISREG(told.st_mode))
-
-
-def _facts(entry: os.DirEntry[str]) -> FileFacts:
-    try:
-        told = entry.stat()
-    except OSError:
-        return FileFacts(entry.name, -1, -1, is_plain=False)
-    return FileFacts(entry.name, told.st_size, told.st_mtime_ns, stat.S_ISREG(told.st_mode))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

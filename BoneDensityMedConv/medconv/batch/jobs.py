@@ -17,6 +17,14 @@ class Status(StrEnum):
     SET_ASIDE = "set_aside"  # it ended its worker process too often to be tried again
 
 
+STATUS_WORDS: Mapping[Status, str] = {
+    Status.OK: "answered",
+    Status.REFUSED: "refused",
+    Status.FAILED: "failed",
+    Status.SET_ASIDE: "set aside",
+}
+
+
 @dataclass(frozen=True)
 class BatchJob:
     """One CT to answer.

@@ -7,13 +7,12 @@ from collections import Counter
 from time import monotonic
 
 from medconv import console
-from medconv.batch.jobs import Status
+from medconv.batch.jobs import STATUS_WORDS, Status
 from medconv.simulate_command import duration
 
 # Where no terminal shows a line that rewrites itself: less often the longer it takes, so that a log stays short.
 SAID_EVERY_S, SAID_AT_LEAST_EVERY_S, SHARE_OF_TIME = 30.0, 600.0, 0.05
 SHOWN_EVERY_S = 0.2
-SPOKEN = {Status.OK: "answered", Status.REFUSED: "refused", Status.FAILED: "failed", Status.SET_ASIDE: "set aside"}
 
 
 class Progress:
@@ -60,4 +59,4 @@ class Progress:
 
 def spoken(counts: Counter[Status]) -> str:
     """`110 answered, 8 refused`."""
-    return ", ".join(f"{counts[status]} {word}" for status, word in SPOKEN.items() if counts[status]) or "none"
+    return ", ".join(f"{counts[status]} {word}" for status, word in STATUS_WORDS.items() if counts[status]) or "none"

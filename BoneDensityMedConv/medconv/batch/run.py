@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from medconv import RESEARCH_USE_ONLY, console
 from medconv.batch import local_workers, measuring, memory_needs, summary, table
 from medconv.batch.find_cases import CaseFinder, Findings
 from medconv.batch.job_list import JobList
-from medconv.batch.jobs import BatchJob, Crew, Status
-from medconv.batch.known_answers import ANSWERS, KnownAnswers
+from medconv.batch.jobs import STATUS_WORDS, Crew, Status
+from medconv.batch.known_answers import KnownAnswers
 from medconv.batch.ledger import Ledger
 from medconv.batch.lock import LOCK_FILE, FolderLock
 from medconv.batch.mask_rules import MaskRule
-from medconv.batch.progress import SPOKEN, Progress, spoken
+from medconv.batch.plan import Plan, make_plan
+from medconv.batch.progress import Progress, spoken
 from medconv.batch.settings import BatchSettings, read_settings, write_settings
 from medconv.batch.settling import Look, settle
 from medconv.batch.supervision import Supervisor
@@ -76,7 +76,7 @@ def _run(
         write_settings(out, settings)
     local_workers.remove_abandoned_folders()
     ledger = stack.enter_context(Ledger(out))
-    plan = _plan(jobs, ledger, options.retry)
+    plan = make_plan(jobs, ledger, options.retry)
     _print_listing(jobs, findings, plan, ledger)
     workers = options.workers or memory_needs.default_workers(bool(settings.segmenter), settings.device)
     ledger.note("begun", settings=settings.digest, cases=len(jobs), missing=plan.missing, workers=workers)
@@ -94,7 +94,8 @@ def _run(
         supervisor.work_through(job for job in jobs if job.case_id not in plan.away and not ledger.is_done(job))
         crashes = supervisor.crashes
         crew.close()
-    _finish(out, settings, ledger, progress, workers, crashes, lock)
+    run = {"seconds": progress.elapsed_s, "workers": workers, "cases_this_run": progress.this_run, "crashes": crashes}
+    _finish(out, settings, ledger, run, lock)
     return 0
 
 
@@ -132,53 +133,6 @@ def _list(options: argparse.Namespace, settings: BatchSettings, jobs: JobList, l
     return findings
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """missing: cases to do. there: outcomes that stay. changed: cases whose files have. gone: rows without a CT now.
-
-    away: those of them that are still listed, whose CT or mask is not there at the moment.
-    """
-
-    missing: int
-    there: Counter[Status]
-    changed: int
-    gone: int
-    away: frozenset[str] = frozenset()
-    shared_masks: int = 0
-
-
-def _plan(jobs: JobList, ledger: Ledger, retry: list[str]) -> _Plan:
-    """Compare what is listed with what the ledger has; what is to be done again is forgotten there."""
-    missing = changed = 0
-    there: Counter[Status] = Counter()
-    away: set[str] = set()
-    masks: dict[str, str] = {}
-    shared = 0
-    for job in jobs:
-        shared += bool(job.mask) and masks.setdefault(job.mask, job.ct) != job.ct
-        entry = ledger.entries.get(job.case_id)
-        if entry is not None and entry.offset >= 0:
-            if entry.fingerprint != job.fingerprint and entry.status in ANSWERS and not _is_there(job):
-                away.add(job.case_id)  # a drive that is away: its answer was right when it was given
-                there[entry.status] += 1
-                continue
-            if entry.fingerprint != job.fingerprint:
-                changed += 1
-                ledger.forget(job.case_id, "its files, or how they are read, have changed")
-            elif entry.status in retry:
-                ledger.forget(job.case_id, "asked for")
-        if ledger.is_done(job):
-            there[ledger.entries[job.case_id].status or Status.OK] += 1
-        else:
-            missing += 1
-    gone = sum(entry.offset >= 0 and case_id not in jobs for case_id, entry in ledger.entries.items())
-    return _Plan(missing, there, changed, gone + len(away), frozenset(away), shared)
-
-
-def _is_there(job: BatchJob) -> bool:
-    return all(Path(path).exists() for path in (job.ct, job.mask) if path)
-
-
 def _crew(options: argparse.Namespace, settings: BatchSettings, workers: int) -> Crew:
     limit_min = options.time_limit or (SEGMENTING_TIME_LIMIT_MIN if settings.segmenter else TIME_LIMIT_MIN)
     out = options.out.absolute()
@@ -191,19 +145,10 @@ def _crew(options: argparse.Namespace, settings: BatchSettings, workers: int) ->
     )
 
 
-def _finish(
-    out: Path,
-    settings: BatchSettings,
-    ledger: Ledger,
-    progress: Progress,
-    workers: int,
-    crashes: int,
-    lock: FolderLock,
-) -> None:
+def _finish(out: Path, settings: BatchSettings, ledger: Ledger, run: Mapping[str, float], lock: FolderLock) -> None:
     lock.check()
     console.say("Writing the table")
     files = table.write_table(out, ledger)
-    run = {"seconds": progress.elapsed_s, "workers": workers, "cases_this_run": progress.this_run, "crashes": crashes}
     lock.check()
     console.say("Writing the summary")
     card = find_model(settings.weights)[0]
@@ -231,10 +176,10 @@ def _print_reasons(ledger: Ledger) -> None:
         (outcome.status, outcome.code) for _, outcome in ledger.outcomes() if outcome.status is not Status.OK
     )
     for (status, code), count in sorted(reasons.items(), key=lambda reason: (-reason[1], reason[0])):
-        print(f"    {count} {SPOKEN[status]}: {code}")
+        print(f"    {count} {STATUS_WORDS[status]}: {code}")
 
 
-def _print_listing(jobs: JobList, findings: Findings, plan: _Plan, ledger: Ledger) -> None:
+def _print_listing(jobs: JobList, findings: Findings, plan: Plan, ledger: Ledger) -> None:
     done = plan.there.total()
     print(f"{len(jobs)} CTs found" + (f", {done} of them done" if done else "") + f". {_left_out(findings)}".rstrip())
     if plan.changed:

@@ -9,16 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 from medconv.batch.drift import Verdict
-from medconv.batch.jobs import Status
+from medconv.batch.jobs import STATUS_WORDS, Status
 from medconv.batch.summary_advice import spoken
 from medconv.html_page import banner, facts_table, page
 
-STATUS_WORDS = {
-    Status.OK: "answered",
-    Status.REFUSED: "refused",
-    Status.FAILED: "failed",
-    Status.SET_ASIDE: "set aside",
-}
 VERDICT_WORDS = {
     Verdict.ALIKE: "As in training",
     Verdict.SMALL: "Slightly different",

@@ -34,6 +34,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medconv import l1_mask, pipeline, volume_io
+from medconv.batch.lock import LOCK_FILE
 from medconv.batch.rehearsal import VARIABLE
 from medconv.config import CLASS_ORDER
 from medconv.inference import LoadedModel
@@ -188,6 +189,8 @@ class Answer:
 def answers_of(sources: Sequence[tuple[Path, Path]], weights: str, processes: int) -> dict[Path, Answer]:
     """By CT. The whole CT is read, and none of `medconv.batch` is used."""
     distinct = sorted(set(sources))
+    if processes == 1:
+        return dict(_answers(distinct, weights))
     context = multiprocessing.get_context("spawn")
     with one_thread_each(), ProcessPoolExecutor(processes, context) as pool:
         parts = [distinct[i::processes] for i in range(processes)]
@@ -267,7 +270,7 @@ class Batch:
         return [
             sys.executable, "-m", "medconv.cli", "batch", str(self.archive.cts), "--masks", str(self.archive.masks),
             "--label", str(L1), "--out", str(self.out), "--workers", str(self.workers), "--runtime", "eager",
-            "--time-limit", str(self.time_limit_s / 60), *named,
+            "--device", "cpu", "--time-limit", str(self.time_limit_s / 60), *named,
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:
@@ -289,6 +292,15 @@ class Batch:
             return (self.out / "ledger.jsonl").read_bytes().count(b'"event": "done"')
         except OSError:
             return 0
+
+    def holds_lock(self) -> bool:
+        """True if the process that was started last works in the folder, and not one of before."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        try:
+            return bool(json.loads((self.out / LOCK_FILE).read_text("ascii"))["process"] == self.process.pid)
+        except (OSError, ValueError, KeyError):
+            return False
 
     def worker_ids(self) -> list[int]:
         """Children that work: they are started by multiprocessing's spawn."""
@@ -357,7 +369,8 @@ def run_disturbed(batch: Batch, disturbance: Disturbance, total: int) -> int:
             assert time.monotonic() - started < ENDS_WITHIN_S, "the batch does not end"
             if kills and batch.done() >= kills[0][0]:
                 _strike(batch, kills.pop(0)[1], disturbance, draw)
-            if not disturbance.refused_second and batch.done() > 2:
+            # A second one that comes first, while this one is still starting, would be the batch itself.
+            if not disturbance.refused_second and batch.done() > 2 and batch.holds_lock():
                 second = subprocess.run(batch.command(), env=batch.environment(), capture_output=True, check=False)
                 disturbance.refused_second = second.returncode == 2 and b"Another batch" in second.stderr
             time.sleep(PAUSE_S)

@@ -17,6 +17,7 @@ from typing import Any
 from medconv import __version__, dicom_report, dicom_segment
 from medconv.dicom_source import SourceSlices, check_installed, check_path, quiet, source_slices
 from medconv.dicom_source import check_series as check_series
+from medconv.dicom_source import enhanced_file as enhanced_file
 from medconv.types import BoolArray, InputRefused, L1Mask
 
 SEGMENTATION, REPORT = "{}_segmentation.dcm", "{}_report.dcm"

@@ -23,15 +23,18 @@ def segmentation(
 
     level: of result.json: which segmenter found the vertebra. uid: stands for instance and series until they are named.
     """
-    from highdicom import PixelMeasuresSequence
+    from highdicom import PixelMeasuresSequence, PlanePositionSequence
     from highdicom.seg import Segmentation
 
-    first, (date, time) = source.headers[0], source.moment
+    date, time = source.moment
     measures = PixelMeasuresSequence(
-        pixel_spacing=[float(v) for v in first.PixelSpacing],
-        slice_thickness=float(first.get("SliceThickness") or source.gap_mm),
+        pixel_spacing=source.pixel_spacing_mm,
+        slice_thickness=source.thickness_mm,
         spacing_between_slices=source.gap_mm,
     )
+    positions = None
+    if source.frame_positions_lps_mm is not None:  # by these highdicom finds the frames that are referred to
+        positions = [PlanePositionSequence("PATIENT", position) for position in source.frame_positions_lps_mm]
     made = Segmentation(
         source_images=list(source.headers),
         pixel_array=source.planes,
@@ -49,6 +52,7 @@ def segmentation(
         content_description=SERIES_DESCRIPTION.format(vertebra),
         series_description=SERIES_DESCRIPTION.format(vertebra),
         pixel_measures=measures,
+        plane_positions=positions,
         content_qualification="RESEARCH",
         content_date=date,
         content_time=time,

@@ -27,20 +27,30 @@ MAY_BE_EMPTY = (
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 SEXES = ("M", "F", "O", "")
+CT_SLICE, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
+LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"  # made of slices afterwards
 IN_PLANE_TOLERANCE = 0.1  # pixels
-_POSITION_TAGS = ["SOPInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
+_POSITION_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "SliceThickness",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SourceSlices:
     """The slices that hold L1, in the CT's slice order.
 
-    headers: pydicom datasets without pixels, in Unicode, with empty values where the standard allows none to be absent.
-    planes: L1 on each slice, shape (slices, rows, columns), 0/1. gap_mm: between neighbouring slices of the series.
+    headers: pydicom datasets without pixels, in Unicode, with empty values where the standard allows none to be absent;
+    one a slice, or that of an enhanced CT alone. planes: L1 on each slice, shape (slices, rows, columns), 0/1.
+    frame_positions_lps_mm: of an enhanced CT, where each slice lies, shape (slices, 3); else None.
+    pixel_spacing_mm: between rows, between columns. gap_mm: between neighbouring slices of the series.
     """
 
     headers: tuple[Any, ...]
     planes: NDArray[np.uint8]
+    frame_positions_lps_mm: FloatArray | None
+    pixel_spacing_mm: tuple[float, float]
+    thickness_mm: float
     gap_mm: float
 
     @property
@@ -72,12 +82,26 @@ def check_installed() -> None:
 
 def check_path(ct: Path) -> None:
     """Refuse, before any work, a CT that no DICOM result can refer to. Raises UsageError."""
-    if ct.exists() and not ct.is_dir():
+    if ct.is_file() and not enhanced_file(ct):
         raise UsageError(
             "dicom_needs_series",
-            f"--dicom needs a CT as a DICOM series (a folder); {ct.name} is a single file.",
+            f"--dicom needs a CT as a DICOM series (a folder) or as an enhanced CT (one DICOM file with all slices); "
+            f"{ct.name} is neither.",
             "Give the folder with the CT's slices, or leave out --dicom.",
         )
+
+
+def enhanced_file(ct: Path) -> tuple[str, ...]:
+    """The file as a series of one if it is an enhanced (multi-frame) CT, else nothing."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        with quiet():
+            kind = str(dcmread(ct, stop_before_pixels=True, specific_tags=["SOPClassUID"]).get("SOPClassUID"))
+    except (InvalidDicomError, OSError):
+        return ()
+    return (str(ct),) if kind in (ENHANCED_CT, LEGACY_ENHANCED_CT) else ()
 
 
 def check_series(files: Sequence[str]) -> None:
@@ -94,10 +118,10 @@ def check_series(files: Sequence[str]) -> None:
             f"The series has no UID of its {', '.join(missing)}: a DICOM result can't say what it belongs to.",
             "Export the series again with its UIDs, or leave out --dicom.",
         )
-    if str(header.get("SOPClassUID")) != "1.2.840.10008.5.1.4.1.1.2":
+    if str(header.get("SOPClassUID")) != CT_SLICE and not _is_enhanced(header):
         raise InputRefused(
             "dicom_not_ct_slices",
-            "DICOM results need a series of CT slices (CT Image Storage, one file a slice).",
+            "DICOM results need a series of CT slices (CT Image Storage, one file a slice) or an enhanced CT.",
             "Give the original CT series, or leave out --dicom.",
         )
 
@@ -113,14 +137,18 @@ def source_slices(files: Sequence[str], mask: L1Mask) -> SourceSlices:
         stack = _Stack.of(files, np.reshape(mask.ct_geometry.direction, (3, 3))[:, 2])
         first, row, column = stack.index_of(mask)
         used = np.flatnonzero(mask.block_zyx.any(axis=(1, 2)))
-        headers = tuple(_carried_over(_header(stack.files[first + k])) for k in used)
+        numbers = used if stack.enhanced is None else used[:1]
+        headers = tuple(_carried_over(_header(stack.files[first + k])) for k in numbers)
     rows, columns = int(headers[0].Rows), int(headers[0].Columns)
     _, height, width = mask.block_zyx.shape
     if row < 0 or column < 0 or row + height > rows or column + width > columns:
         raise _not_of_this_ct()
     planes = np.zeros((len(used), rows, columns), np.uint8)
     planes[:, row : row + height, column : column + width] = mask.block_zyx[used]
-    return SourceSlices(headers, planes, stack.gap_mm)
+    positions = None if stack.enhanced is None else stack.positions_lps_mm[first + used]
+    down, across = map(float, stack.pixel_spacing)
+    gap = stack.gap_mm
+    return SourceSlices(headers, planes, positions, (down, across), stack.thickness_mm or gap, gap)
 
 
 @contextmanager
@@ -143,6 +171,7 @@ def quiet() -> Iterator[None]:
 class _Stack:
     """The files of a series in slice order, with where each slice lies.
 
+    files: the same one for every frame of an enhanced CT, whose header is `enhanced`. thickness_mm: 0 if it isn't told.
     positions_lps_mm: shape (slices, 3). orientation: row and column direction. pixel_spacing: between rows, columns.
     """
 
@@ -150,7 +179,9 @@ class _Stack:
     positions_lps_mm: FloatArray
     orientation: FloatArray
     pixel_spacing: FloatArray
+    thickness_mm: float
     normal: FloatArray
+    enhanced: Any = None
 
     @staticmethod
     def of(files: Sequence[str], normal: FloatArray) -> _Stack:
@@ -158,19 +189,30 @@ class _Stack:
 
         tags = {name: dcmread(name, stop_before_pixels=True, specific_tags=_POSITION_TAGS) for name in files}
         once = {str(header.SOPInstanceUID): (name, header) for name, header in tags.items()}
+        header = next(iter(tags.values()))
+        enhanced = _header(files[0]) if _is_enhanced(header) else None
         try:
+            if enhanced is not None:
+                frames = range(len(enhanced.PerFrameFunctionalGroupsSequence))
+                placed = [(files[0], _group(enhanced, k, "PlanePositionSequence")) for k in frames]
+                plane, measures = (
+                    _group(enhanced, 0, name) for name in ("PlaneOrientationSequence", "PixelMeasuresSequence")
+                )
+            else:
+                placed, plane, measures = list(once.values()), header, header
             found = sorted(
                 (float(np.dot(position, normal)), name, position)
-                for name, header in once.values()
-                for position in [tuple(float(v) for v in header.ImagePositionPatient)]
+                for name, place in placed
+                for position in [tuple(float(v) for v in place.ImagePositionPatient)]
             )
-            header = next(iter(tags.values()))
-            orientation = np.array([float(v) for v in header.ImageOrientationPatient])
-            spacing = np.array([float(v) for v in header.PixelSpacing])
-        except (AttributeError, TypeError, ValueError) as error:
+            orientation = np.array([float(v) for v in plane.ImageOrientationPatient])
+            spacing = np.array([float(v) for v in measures.PixelSpacing])
+            thickness = float(measures.get("SliceThickness") or 0)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise _not_of_this_ct() from error
         positions = np.array([position for _, _, position in found])
-        return _Stack(tuple(name for _, name, _ in found), positions, orientation, spacing, normal)
+        names = tuple(name for _, name, _ in found)
+        return _Stack(names, positions, orientation, spacing, thickness, normal, enhanced)
 
     @property
     def gap_mm(self) -> float:
@@ -193,6 +235,16 @@ class _Stack:
         if off > IN_PLANE_TOLERANCE or first + z + len(mask.block_zyx) > len(self.files):
             raise _not_of_this_ct()
         return first + z, round(row) + y, round(column) + x
+
+
+def _is_enhanced(header: Any) -> bool:
+    return str(header.get("SOPClassUID")) in (ENHANCED_CT, LEGACY_ENHANCED_CT)
+
+
+def _group(header: Any, frame: int, name: str) -> Any:
+    """A frame's own functional group, else the one that all frames share (PS3.3 C.7.6.16)."""
+    own = header.PerFrameFunctionalGroupsSequence[frame]
+    return (own[name] if name in own else header.SharedFunctionalGroupsSequence[0][name])[0]
 
 
 def _header(file_name: str) -> Any:

@@ -84,7 +84,8 @@ def run_predict(options: argparse.Namespace, target: str = "") -> int:
     case, started = _Case(), perf_counter()
     try:
         if options.dicom:
-            case.series_files = find_series(options.ct, options.series).files
+            enhanced = dicom_export.enhanced_file(options.ct)
+            case.series_files = enhanced or find_series(options.ct, options.series).files
             dicom_export.check_series(case.series_files)
         prediction = _analyse(case, options, request, decision, model, adjustment)
         explained = _explain(case, prediction, model, target) if target else None

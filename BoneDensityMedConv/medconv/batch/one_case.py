@@ -12,7 +12,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from medconv import mask_source, pipeline, report, volume_io, worker_errors
+from medconv import dicom_export, mask_source, pipeline, report, volume_io, worker_errors
 from medconv.batch import case_files, measuring, rehearsal
 from medconv.batch.jobs import BatchJob, CaseOutcome, Status
 from medconv.batch.pixels import pixels_digest
@@ -143,7 +143,8 @@ def _answer(job: BatchJob, tools: Tools, found: _Found) -> CaseOutcome:
     level = dict(found.view.document) if found.view else None
     document = report.result_document(replace(prediction, timing_s={}), level)
     with found.timed("report"):
-        shown = case_files.Shown(found.ct, found.files, prediction, found.levels, found.view)
+        enhanced = dicom_export.enhanced_file(Path(job.ct)) if tools.settings.dicom and not found.files else ()
+        shown = case_files.Shown(found.ct, found.files or enhanced, prediction, found.levels, found.view)
         document, files = case_files.write(job, tools.out, tools.settings, document, shown)
     return CaseOutcome(job.case_id, Status.OK, document, pixels=found.pixels, files=files)
 

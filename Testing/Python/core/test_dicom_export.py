@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from core.dicom_writer import write_series
+from core.dicom_writer import write_enhanced, write_series
 from core.phantom import Phantom, grid, phantom
 from scipy.spatial import cKDTree
 
@@ -351,6 +351,27 @@ def test_the_same_answer_is_the_same_file_to_the_byte_and_another_answer_has_oth
     assert made["another class"][0] == made["once"][0]  # its segmentation is the same
 
 
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize("name", ["head first", "written from head to feet", "oblique", "sagittal"])
+def test_an_enhanced_ct_has_its_own_frames_referred_to(tmp_path: Path, name: str, is_reversed: bool) -> None:
+    series, file = Series(tmp_path / "slices", phantom(GRIDS[name])), tmp_path / "ct.dcm"
+    write_enhanced(file, series.folder, is_reversed=is_reversed)
+    ct = volume_io.read_ct(file)
+    mask, _ = l1_mask.from_labels(series.case.labels_zyx, series.case.ct.geometry, 31, ct.geometry)
+    names = dicom_export.write_dicom(tmp_path, mask, DOCUMENT, dicom_export.enhanced_file(file))
+    segmentation, report = (pydicom.dcmread(tmp_path / name) for name in names)
+    assert furthest_mm(points_of_frames(segmentation), series.points_of_l1()) < 1e-3
+    source = pydicom.dcmread(file)
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        [reference] = frame.DerivationImageSequence[0].SourceImageSequence
+        assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        at = source.PerFrameFunctionalGroupsSequence[int(reference.ReferencedFrameNumber) - 1].PlanePositionSequence[0]
+        assert at.ImagePositionPatient == frame.PlanePositionSequence[0].ImagePositionPatient
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0]
+    named = {s.ReferencedSOPInstanceUID for e in evidence.ReferencedSeriesSequence for s in e.ReferencedSOPSequence}
+    assert named == {source.SOPInstanceUID, segmentation.SOPInstanceUID}
+
+
 def test_patient_and_study_are_copied_and_nothing_else_about_a_person(tmp_path: Path) -> None:
     tags = {
         "SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg", "PatientID": "4711",
@@ -462,6 +483,13 @@ def test_predict_writes_dicom_if_asked_and_a_later_run_removes_it(series: Series
     assert furthest_mm(points_of_frames(segmentation), series.points_of_l1()) < 1e-3
     assert predict(series.folder) == 0
     assert not names & {file.name for file in (tmp_path / "out").iterdir()}
+
+
+def test_predict_writes_dicom_of_an_enhanced_ct(series: Series, predict, tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "ct.dcm", series.folder)
+    assert predict(tmp_path / "ct.dcm", "--dicom") == 0
+    segmentation = pydicom.dcmread(tmp_path / "out" / "l1_segmentation.dcm")
+    assert furthest_mm(points_of_frames(segmentation), series.points_of_l1()) < 1e-3
 
 
 def test_predict_refuses_dicom_results_for_a_single_file(predict, series: Series, tmp_path: Path, capsys) -> None:

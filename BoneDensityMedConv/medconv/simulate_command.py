@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,7 @@ from time import perf_counter
 
 from medconv import RESEARCH_USE_ONLY, console, simulated_cohort
 from medconv.command_line import Commands
+from medconv.control_groups import cores
 from medconv.simulate.cohort_sheets import require_openpyxl
 from medconv.simulate_options import add_arguments, image_settings_of, plan_of
 from medconv.simulation_processes import run_jobs
@@ -34,7 +34,7 @@ def run_simulate(options: argparse.Namespace) -> int:
     if options.out is None:
         raise UsageError("no_folder", "The cohort needs a folder.", "Give: medconv simulate OUT.")
     plan, image = plan_of(options), image_settings_of(options)
-    workers = os.cpu_count() or 1 if options.workers is None else options.workers
+    workers = cores() if options.workers is None else options.workers
     if workers < 1:
         raise UsageError("no_workers", f"--workers must be 1 or more, got {workers}.", "Correct it.")
     require_openpyxl()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from medconv.bench import memory
 from medconv.bench.figures import Action, Row, attempt, spread, take_turns
 from medconv.bench.settings import Say, Settings
+from medconv.control_groups import cores
 from medconv.inference import require_torch
 
 GEMM_SIZE = 2048
@@ -30,7 +30,7 @@ def measure(settings: Settings, say: Say) -> Iterator[Row]:
     """Peaks of arithmetic, memory and reading."""
     require_torch()
     total = memory.total_mb()
-    yield Row("cores", float(os.cpu_count() or 1), unit="")
+    yield Row("cores", float(cores()), unit="")
     yield Row("memory", None if total is None else total / 1e3, "GB", reason="" if total else "the system doesn't tell")
     say("matrix product", 0.0)
     rounds = settings.rounds if settings.quick else max(settings.repeats, 5)

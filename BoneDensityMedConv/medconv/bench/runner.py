@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from medconv.bench import apart, verdict
 from medconv.bench.figures import SPREAD, Row, because
 from medconv.bench.sections import SECTIONS, Section
 from medconv.bench.settings import Settings
+from medconv.control_groups import cores
 from medconv.report import versions
 
 FORMAT = 1
@@ -126,7 +126,7 @@ def computer() -> dict[str, Any]:
             continue
     return {
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"medconv": __version__, **found},
     }

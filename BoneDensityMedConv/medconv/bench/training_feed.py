@@ -6,7 +6,6 @@ alone, so that the authors' way, which reads and resamples whole CTs, is charged
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +14,7 @@ from medconv.bench import memory
 from medconv.bench.figures import Row, take_turns
 from medconv.bench.settings import Say, Settings
 from medconv.config import Preprocessing
+from medconv.control_groups import cores
 from medconv.sample_archive import cache_folder
 
 PATIENTS, QUICK_PATIENTS = 48, 12
@@ -65,7 +65,7 @@ def simulated(patients: int, say: Say) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     code = main([
         "simulate", str(folder), "--patients", str(patients), "--only-split", "train", "--crops-only", "--seed", "5",
-        "--workers", str(os.cpu_count() or 1),
+        "--workers", str(cores()),
     ])  # fmt: skip
     if code != 0:
         raise RuntimeError(f"the cohort could not be simulated in {folder.name}; see 'medconv simulate'")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv.control_groups import cores
 from medconv.devices import choose_device
+from medconv.packages import how_to_install
 from medconv.segmenter import Progress
 from medconv.segmenters.lean_logits import lean_logits
 from medconv.segmenters.memory import gpu_memory_answered, out_of_memory_told
@@ -76,7 +77,7 @@ def require_nnunet() -> None:
             raise MissingRequirement(
                 f"{package}_missing",
                 f"The package {package} is not installed.",
-                "In Slicer: let the panel install it. Elsewhere: pip install 'bonedensity-medconv[segment]'",
+                f"In Slicer: let the panel install it. {how_to_install('segment')}",
             )
 
 
@@ -176,8 +177,8 @@ def adapted_nnunet(notes: list[QualityNote]) -> Iterator[None]:
 
 def cores_to_use() -> int:
     """How many threads the network may take on the CPU: all cores of a small computer, all but one of a larger one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if cores <= MANY_CORES else cores - 1
+    available = cores()
+    return available if available <= MANY_CORES else available - 1
 
 
 @contextlib.contextmanager

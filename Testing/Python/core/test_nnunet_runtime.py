@@ -150,7 +150,7 @@ def test_prediction_starts_no_process(model: NNUNetModel, monkeypatch) -> None:
 def test_a_computer_with_more_than_four_cores_keeps_one_free(monkeypatch, cores: int) -> None:
     from medconv.segmenters import nnunet_runtime
 
-    monkeypatch.setattr(nnunet_runtime.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(nnunet_runtime, "cores", lambda: cores)
     assert nnunet_runtime.cores_to_use() == (cores if cores <= 4 else cores - 1)
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from medconv import attenuation, volume_io
 from medconv.config import CLASS_ORDER, Preprocessing
+from medconv.control_groups import cores
 from medconv.crop import standardised_crop
 from medconv.pipeline import Progress
 from medconv.population import MEASURED, Population, describe, told
@@ -168,7 +169,7 @@ def _make(
     simulated = cohort.model is not None
     jobs = [CropJob(case, preprocessing, case_key(case, simulated), simulated) for case in cases]
     todo = [job for job in jobs if not store.has(job.key)]
-    processes = min(workers or os.cpu_count() or 1, len(todo))
+    processes = min(workers or cores(), len(todo))
     done = _here(todo, store) if processes <= 1 or len(todo) <= FEW else _in_processes(todo, store, processes)
     for count, _ in enumerate(done, 1):
         progress(f"Cutting out L1 ({name}, {count} of {len(todo)})", count / len(todo))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from medconv import attenuation, tscore
 from medconv.config import CLASS_ORDER, Preprocessing
+from medconv.control_groups import cores
 from medconv.crop import standardised_crop
 from medconv.simulate.cohort import CohortModel
 from medconv.simulate.l1_case import simulate_l1_case
@@ -71,7 +71,7 @@ def cached_crops(folder: Path, request: CropRequest, count: int, workers: int | 
     todo = [shard for shard in shards if not shard[0].exists()]
     if todo:
         # "spawn": a forked child of a process that has used torch or OpenMP can hang.
-        with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count(), _one_thread) as pool:
+        with multiprocessing.get_context("spawn").Pool(workers or cores(), _one_thread) as pool:
             for done, name in enumerate(pool.imap_unordered(_make_shard, todo), 1):
                 print(f"simulated {name} ({done} of {len(todo)})", flush=True)
     return _read([path for path, _, _ in shards], count)

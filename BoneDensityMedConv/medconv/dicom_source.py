@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv.packages import how_to_install
 from medconv.types import FloatArray, InputRefused, L1Mask, MissingRequirement, UsageError
 
 UTF_8 = "ISO_IR 192"
@@ -76,7 +77,7 @@ def check_installed() -> None:
         raise MissingRequirement(
             "highdicom_missing",
             f"DICOM results need the packages highdicom and pydicom ({error}).",
-            'Install them with: pip install "bonedensity-medconv[batch]"',
+            how_to_install("batch"),
         ) from error
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medconv import crop, explanation_cells
 from medconv.config import CLASS_ORDER, ModelCard
 from medconv.inference import LoadedModel
+from medconv.packages import how_to_install
 from medconv.reference_vertebra import reference_crop
 from medconv.types import (
     Cancelled,
@@ -174,7 +175,7 @@ def require_captum() -> None:
         raise MissingRequirement(
             "captum_missing",
             "captum, which makes the map of what moved the answer, is not installed.",
-            f'Install it: pip install "{CAPTUM}"',
+            how_to_install(packages=f'"{CAPTUM}"'),
         )
 
 

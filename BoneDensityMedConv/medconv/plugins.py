@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import cast
 
+from medconv.packages import how_to_install
 from medconv.types import MissingRequirement
 
 
@@ -17,6 +18,6 @@ def load_browser_panel() -> Callable[..., int]:
         raise MissingRequirement(
             "browser_panel_missing",
             f"The browser panel needs a package that is not installed ({error.name}).",
-            "From a checkout: python3 run.py demo. Elsewhere: pip install 'bonedensity-medconv[browser]'",
+            how_to_install("browser"),
         ) from error
     return cast(Callable[..., int], module.run_browser_panel)

@@ -14,6 +14,7 @@ from typing import Any
 
 from medconv import __version__
 from medconv.grid import to_image
+from medconv.packages import how_to_install
 from medconv.sample_archive import CT_MEMBER, LICENCE_MEMBER, MASK_MEMBER, cache_folder, extract_member
 from medconv.types import CTVolume, MedConvError, MissingRequirement
 from medconv.volume_io import SIMULATED_MARK
@@ -83,7 +84,7 @@ def _simulate() -> Any:
         raise MissingRequirement(
             "simulation_package_missing",
             f"Simulating a CT needs the package {error.name}, which is not installed.",
-            f"Install it (pip install {error.name}), or use a CT of your own.",
+            f"Use a CT of your own, or install it. {how_to_install(packages=str(error.name))}",
         ) from error
 
 

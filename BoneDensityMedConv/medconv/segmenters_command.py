@@ -7,6 +7,7 @@ import contextlib
 from importlib.metadata import PackageNotFoundError, version
 
 from medconv import console
+from medconv.packages import how_to_install
 from medconv.segmenter import DEMONSTRATION, NNUNET, QUALITIES, TOTALSEGMENTATOR
 from medconv.segmenters import weights_store
 from medconv.segmenters.demonstration import find_demonstration_folder
@@ -15,7 +16,7 @@ from medconv.types import MissingRequirement, UsageError
 from medconv.worker_client import Done, Failure, WorkerClient
 
 PACKAGES = {TOTALSEGMENTATOR: ("totalsegmentator", "nnunetv2"), NNUNET: ("nnunetv2",), DEMONSTRATION: ("nnunetv2",)}
-INSTALL = "Install them with: pip install 'bonedensity-medconv[segment]'"
+INSTALL = how_to_install("segment")
 
 
 def run_list(_: argparse.Namespace) -> int:

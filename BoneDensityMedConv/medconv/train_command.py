@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from medconv import console, train_summary
 from medconv.command_line import Commands
+from medconv.packages import how_to_install
 from medconv.train_options import add_arguments, plan_of, settings_of
 from medconv.types import InputRefused, MedConvError, MissingRequirement, UsageError
 
@@ -237,7 +238,7 @@ def _require_packages() -> None:
     for package in ("torch", "sklearn"):
         if importlib.util.find_spec(package) is None:
             raise MissingRequirement(
-                "training_packages", f"Training needs {package}.", "pip install 'bonedensity-medconv[train]' torch"
+                "training_packages", f"Training needs the package {package}.", how_to_install("train")
             )
 
 

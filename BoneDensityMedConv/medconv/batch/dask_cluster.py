@@ -14,6 +14,7 @@ from typing import Any
 
 from medconv import __version__
 from medconv.batch import dask_case
+from medconv.packages import how_to_install
 from medconv.types import MissingRequirement, UsageError
 
 ADDRESS = re.compile(r"(tcp|tls)://(\[[0-9A-Fa-f:.%]+\]|[^:/\[\]\s]+):[0-9]{1,5}")
@@ -54,7 +55,7 @@ def connect(address: str, within_s: float) -> Any:
         raise MissingRequirement(
             "dask_missing",
             f"--scheduler needs Dask ({error}).",
-            'Install it with: pip install "bonedensity-medconv[batch]"',
+            how_to_install("batch"),
         ) from error
     security = _security(address)
     try:

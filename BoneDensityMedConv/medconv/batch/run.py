@@ -25,6 +25,7 @@ from medconv.batch.settling import Look, settle
 from medconv.batch.supervision import Supervisor
 from medconv.dicom_source import check_installed
 from medconv.mask_source import terminated_like_interrupted
+from medconv.packages import how_to_install
 from medconv.runtimes import REFERENCE
 from medconv.types import Cancelled, UsageError
 from medconv.weights import find_model
@@ -218,8 +219,8 @@ def _check_what_is_asked_for(options: argparse.Namespace) -> None:
 def _say_what_is_missing() -> None:
     if not table.has_parquet():
         log.warning(
-            "pyarrow is not installed: the table is written as CSV only. For Parquet: "
-            'pip install "bonedensity-medconv[batch]"'
+            "The package pyarrow is missing: the table is written as CSV only, without Parquet. %s",
+            how_to_install("batch"),
         )
 
 

@@ -12,6 +12,7 @@ from medconv.batch.jobs import Status
 from medconv.batch.summary_advice import spoken
 from medconv.batch.summary_rows import Rows
 from medconv.config import CLASS_ORDER, ModelCard
+from medconv.packages import how_to_install
 from medconv.population import Spread
 from medconv.types import FloatArray, MissingRequirement
 
@@ -137,7 +138,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
         raise MissingRequirement(
             "matplotlib_missing",
             "Plots need the package matplotlib.",
-            'pip install "bonedensity-medconv[batch]" (or matplotlib alone).',
+            how_to_install("batch"),
         ) from error
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     axes: Any = figure.subplots()

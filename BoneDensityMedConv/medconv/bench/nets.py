@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medconv.config import Architecture
+from medconv.packages import how_to_install
 from medconv.runtimes import trial
 from medconv.types import Index3, MissingRequirement
 
@@ -31,7 +32,9 @@ def authors_network() -> nn.Module:
         import timm_3d
     except ImportError as error:
         raise MissingRequirement(
-            "timm_3d_missing", f"The package timm-3d can't be loaded ({error}).", "pip install timm-3d timm"
+            "timm_3d_missing",
+            f"The package timm-3d can't be loaded ({error}).",
+            how_to_install(packages="timm-3d timm"),
         ) from error
     torch.manual_seed(SEED)
     network: nn.Module = timm_3d.create_model("resnet50", pretrained=False, num_classes=3, in_chans=3)

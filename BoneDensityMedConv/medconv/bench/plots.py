@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medconv.bench.figures import Row
+from medconv.packages import how_to_install
 from medconv.types import MissingRequirement
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def blank(rows: int, columns: int, width: float, height: float, **options: Any) 
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingRequirement(
-            "matplotlib_missing", "Plots need the package matplotlib.", 'pip install "bonedensity-medconv[batch]"'
+            "matplotlib_missing", "Plots need the package matplotlib.", how_to_install("batch")
         ) from error
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     panels: Any = figure.subplots(rows, columns, squeeze=False, **options)

@@ -26,6 +26,7 @@ from medconv.bench.cts import BenchCT, abdomen_ct, trunk_ct
 from medconv.bench.figures import Row
 from medconv.bench.process_meter import ProcessMeter
 from medconv.bench.settings import Say, Settings
+from medconv.packages import how_to_install
 from medconv.segmenter import TOTALSEGMENTATOR, SegmenterRequest
 from medconv.segmenters import weights_store
 from medconv.segmenters.stand_in import write_stand_in
@@ -149,7 +150,7 @@ def plain_run(case: _Case, weights: Path, options: Sequence[str], folder: Path) 
         raise MissingRequirement(
             "totalsegmentator_missing",
             "The command TotalSegmentator is not installed.",
-            "Install it: pip install 'bonedensity-medconv[segment]'.",
+            how_to_install("segment"),
         )
     home, labels, log = folder / "home", folder / "plain.nii.gz", folder / "plain.log"
     prepare_settings(home)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from medconv.config import Architecture, ModelCard
+from medconv.packages import how_to_install
 from medconv.runtimes.runtime import CannotRun as CannotRun
 from medconv.runtimes.runtime import Runtime as Runtime
 from medconv.runtimes.runtime import Subject as Subject
@@ -111,7 +112,7 @@ def _is_there(name: str, kind: str) -> bool:
 
 def _missing(name: str, device: str) -> MissingRequirement:
     if name in PACKAGES:
-        remedy = 'Install it: pip install "bonedensity-medconv[fast]", or choose another with --runtime.'
+        remedy = f"Choose another with --runtime, or install it. {how_to_install('fast')}"
     else:
         remedy = f"Runtimes that work here: auto, {', '.join(available(device))}."
     return MissingRequirement("runtime_missing", f"The runtime '{name}' is not there for device '{device}'.", remedy)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from medconv.packages import how_to_install
 from medconv.segmenters import weights_store
 from medconv.segmenters.nnunet_loading import WarmModels
 from medconv.segmenters.nnunet_runtime import cores_to_use, require_nnunet, sequential_prediction
@@ -136,7 +137,7 @@ def _imported() -> tuple[ModuleType, ModuleType]:
         raise MissingRequirement(
             "totalsegmentator_missing",
             f"The package TotalSegmentator is not installed, or a package it needs is not ({error.name}).",
-            "In Slicer: let the panel install it. Elsewhere: pip install 'bonedensity-medconv[segment]'",
+            f"In Slicer: let the panel install it. {how_to_install('segment')}",
             str(error),
         ) from error
     return python_api, nnunet

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from medconv.packages import how_to_install
 from medconv.segmenters.package_changes import environment, replaced
 from medconv.types import MissingRequirement
 
@@ -40,7 +41,7 @@ def _package() -> ModuleType:
         raise MissingRequirement(
             "totalsegmentator_missing",
             "The package TotalSegmentator is not installed.",
-            "Install it: pip install 'bonedensity-medconv[segment]'.",
+            how_to_install("segment"),
             str(error),
         ) from error
     return libs

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from medconv.packages import how_to_install
 from medconv.simulate.cohort_plan import Member
 from medconv.simulate.nifti import partial_path
 from medconv.types import MissingRequirement
@@ -66,5 +67,5 @@ def require_openpyxl() -> None:
         raise MissingRequirement(
             "openpyxl_missing",
             "labels.xlsx needs the package openpyxl.",
-            "pip install 'bonedensity-medconv[train]'.",
+            how_to_install("train"),
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medconv import RESEARCH_USE_ONLY
+from medconv.packages import how_to_install
 from medconv.simulate.nifti import partial_path
 from medconv.simulate.realism import DEPTH_MM, FREQUENCY_STEP, HISTOGRAM_HU, Appearance, mean_of
 from medconv.types import FloatArray, MissingRequirement
@@ -25,7 +26,7 @@ def draw_realism(path: Path, real: Appearance, simulated: Sequence[Appearance]) 
         raise MissingRequirement(
             "matplotlib_missing",
             "The comparison's picture needs matplotlib.",
-            "pip install 'bonedensity-medconv[train]'.",
+            how_to_install("train"),
         ) from error
     figure = Figure(figsize=(11.0, 8.0), layout="constrained")
     FigureCanvasAgg(figure)

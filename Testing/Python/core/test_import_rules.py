@@ -30,7 +30,7 @@ MAY_IMPORT = {
 }
 # Layer → its groups. A name stands for the module of medconv, or for the package with all that is in it.
 GROUPS: dict[str, tuple[set[str], ...]] = {
-    "nouns": ({"", "types", "errors", "config", "population", "vertebrae"},),
+    "nouns": ({"", "types", "errors", "config", "population", "vertebrae", "packages"},),
     "geometry": (
         {"grid", "neighbourhood", "vertebral_body", "vertebra_parts"}, {"devices"}, {"mineral"}, {"input_paths"},
         {"user_folders"}, {"control_groups"},

@@ -135,7 +135,7 @@ def test_without_its_package_schedule_free_names_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "schedulefree", None)
     with pytest.raises(MissingRequirement) as told:
         make_optimiser(OptimiserSettings("schedule_free"), small_network().parameters(), total_steps=1)
-    assert told.value.remedy == "pip install schedulefree"
+    assert told.value.remedy.endswith('pip install "bonedensity-medconv[train]"')
 
 
 # --- for all ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medconv.packages import how_to_install
 from medconv.types import InputRefused, MissingRequirement
 
 SEPARATORS = (",", ";", "\t")
@@ -51,7 +52,7 @@ def _read_workbook(path: Path) -> list[Table]:
         raise MissingRequirement(
             "openpyxl_missing",
             "Reading .xlsx needs the package openpyxl.",
-            "pip install 'bonedensity-medconv[train]', or save the sheet as .csv.",
+            f"Save the sheet as .csv, or install it. {how_to_install('train')}",
         ) from error
     try:
         with warnings.catch_warnings():  # of styles and drop-down lists, which don't matter here

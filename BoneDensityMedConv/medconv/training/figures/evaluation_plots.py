@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medconv.config import CLASS_ORDER
+from medconv.packages import how_to_install
 from medconv.training.figures import intervals, metrics
 from medconv.training.figures.baseline import HuReader
 from medconv.training.figures.metrics import OSTEOPOROSIS
@@ -244,7 +245,7 @@ def _figure(rows: int, columns: int, width: float, height: float, **grid: Any) -
         raise MissingRequirement(
             "matplotlib_missing",
             "Plots need the package matplotlib.",
-            "pip install 'bonedensity-medconv[train]' (or matplotlib alone).",
+            how_to_install("train"),
         ) from error
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     panels: Any = figure.subplots(rows, columns, gridspec_kw=grid or None)

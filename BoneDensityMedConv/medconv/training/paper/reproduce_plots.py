@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medconv import RESEARCH_USE_ONLY
+from medconv.packages import how_to_install
 from medconv.training.figures.intervals import wilson
 from medconv.training.paper.paper_tables import FIGURE_LABELS, PAPER_TEST_PATIENTS
 from medconv.types import MissingRequirement
@@ -191,7 +192,7 @@ def _figure(rows: int, columns: int, width: float, height: float, **options: Any
         raise MissingRequirement(
             "matplotlib_missing",
             f"The plot needs matplotlib, which can't be loaded ({error}).",
-            "pip install matplotlib",
+            how_to_install("train"),
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medconv.config import Architecture
 from medconv.network import STAGES, ResNet3D
+from medconv.packages import how_to_install
 from medconv.training.parts.vit import SIZES, ViT3D
 from medconv.types import MissingRequirement, UsageError
 
@@ -175,6 +176,6 @@ def _timm_3d() -> Any:
         raise MissingRequirement(
             "timm_3d_missing",
             f"This backbone comes from the package timm-3d, which can't be loaded ({error}).",
-            "pip install timm-3d timm",
+            how_to_install(packages="timm-3d timm"),
         ) from error
     return timm_3d

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medconv.packages import how_to_install
 from medconv.training.parts.vit import ViT3D
 from medconv.types import InputRefused, MissingRequirement
 
@@ -193,7 +194,9 @@ def _safetensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
     except ImportError as error:
         raise MissingRequirement(
-            "safetensors_missing", f"{path.name} needs a package to be read.", "pip install safetensors"
+            "safetensors_missing",
+            f"{path.name} needs the package safetensors to be read.",
+            how_to_install(packages="safetensors"),
         ) from error
     try:
         return dict(load_file(path))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from medconv.packages import how_to_install
 from medconv.types import MissingRequirement, UsageError
 
 ADAMW, SAM, SCHEDULE_FREE = "adamw", "sam", "schedule_free"
@@ -208,7 +209,9 @@ def _schedule_free(parameters: list[Tensor], settings: OptimiserSettings, warm_u
         from schedulefree import AdamWScheduleFree
     except ImportError as error:
         raise MissingRequirement(
-            "schedulefree_missing", "The optimiser 'schedule_free' needs a package.", "pip install schedulefree"
+            "schedulefree_missing",
+            "The optimiser 'schedule_free' needs the package schedulefree.",
+            how_to_install("train"),
         ) from error
     return AdamWScheduleFree(
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, warmup_steps=warm_up

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     demo.set_defaults(action=run_demo)
     test = commands.add_parser("test", help="lint, types and every test; arguments after -- go to pytest")
     test.set_defaults(action=run_test)
-    setup = commands.add_parser("setup", help="only make the environment, with everything in it")
+    setup = commands.add_parser("setup", help="everything that any medconv command needs, into .venv (about 4 GB)")
     setup.set_defaults(action=run_setup)
     return result
 
@@ -86,6 +86,7 @@ def run_setup(_options: argparse.Namespace, _extra: list[str]) -> int:
     started = time.monotonic()
     environment = prepare(*EVERYTHING)
     say(f"Ready: {environment.python} (torch {environment.stamp['torch']}, {time.monotonic() - started:.1f} s).")
+    say(f"The command: {environment.python.with_name('medconv')} --help")
     return 0
 
 

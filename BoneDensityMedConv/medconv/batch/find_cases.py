@@ -23,10 +23,14 @@ NAMED_LIKE_MASKS = "image files named like masks"
 
 @dataclass
 class Findings:
-    """What was found beside the cases. skipped: counts by what they are. unreadable: folders."""
+    """What was found beside the cases. skipped: counts by what they are. unreadable: folders.
+
+    ignored_columns: headings of lists.
+    """
 
     skipped: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
+    ignored_columns: list[str] = field(default_factory=list)
     with_mask: int = 0
 
 
@@ -53,7 +57,9 @@ class CaseFinder:
             if given.is_dir():
                 self._take_folder(given, within)
             elif given.is_file() and _is_list(given):
-                for row in read_list(given):
+                listed = read_list(given)
+                self.findings.ignored_columns += listed.ignored
+                for row in listed.rows():
                     self._add(_job_of(row, given, self.rule, within))
             elif given.is_file() and is_image(given.name):
                 self._add(_job_of_file(given, given.parent, self.rule, within))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medconv import RESEARCH_USE_ONLY, console
 from medconv.batch import local_workers, measuring, memory_needs, summary, table
+from medconv.batch.case_list import HEADINGS
 from medconv.batch.find_cases import CaseFinder, Findings
 from medconv.batch.job_list import JobList
 from medconv.batch.jobs import STATUS_WORDS, Crew, Status
@@ -183,6 +184,9 @@ def _print_reasons(ledger: Ledger) -> None:
 def _print_listing(jobs: JobList, findings: Findings, plan: Plan, ledger: Ledger) -> None:
     done = plan.there.total()
     print(f"{len(jobs)} CTs found" + (f", {done} of them done" if done else "") + f". {_left_out(findings)}".rstrip())
+    if findings.ignored_columns:
+        told = ", ".join(f"'{heading}'" for heading in dict.fromkeys(findings.ignored_columns))
+        print(f"  Columns of the list that are not used: {told}. Used are {', '.join(HEADINGS)}.")
     if plan.changed:
         print(f"  {plan.changed} CTs have changed since they were answered (file, mask or label): they are done again.")
     if plan.shared_masks:

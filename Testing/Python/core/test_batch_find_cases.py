@@ -180,9 +180,26 @@ def test_a_series_and_a_file_of_its_name_are_two_cases(tree, tmp_path) -> None:
 
 def test_two_rows_of_one_name_are_refused(tmp_path) -> None:
     touch(tmp_path, "a.nii.gz", "m1.nii.gz", "m2.nii.gz")
-    with pytest.raises(UsageError, match=r"Two cases are called 'a': .*m1.nii.gz.* and .*m2.nii.gz") as refused:
+    with pytest.raises(UsageError, match="line 3: the CT of line 2 again, .* give each a case_id"):
         find(tmp_path / "out", write_list(tmp_path, "ct,mask\na.nii.gz,m1.nii.gz\na.nii.gz,m2.nii.gz\n"))
+
+
+def test_two_inputs_with_one_case_and_two_masks_are_refused(tmp_path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_mask.nii.gz")
+    one, other = (BatchJob("a", str(tmp_path / "a.nii.gz"), mask=mask) for mask in ("m1.nii.gz", "m2.nii.gz"))
+    with (
+        JobList(tmp_path / "cases.jsonl") as jobs,
+        pytest.raises(UsageError, match=r"Two cases are called 'a': .*m1.nii.gz.* and .*m2.nii.gz") as refused,
+    ):
+        jobs.add(one)
+        jobs.add(other)
     assert "case_id" in refused.value.remedy
+
+
+@pytest.mark.parametrize("head", ["ct,mask,case_id", "ct,mask,unused"])
+def test_the_same_row_twice_counts_once_with_and_without_a_case_id(tmp_path, head) -> None:
+    text = f"{head}\na.nii.gz,m.nii.gz,P1\n./a.nii.gz,m.nii.gz,P1\n"
+    assert len(find(tmp_path / "out", write_list(tmp_path, text))[0]) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="makes links")
@@ -244,11 +261,46 @@ def test_a_list_is_read_as_people_write_it(tmp_path, text, encoding) -> None:
         ("ct,mask\na,\n,b\n", "line 3: there is no CT"),
         ("ct,id\na,1\nb,1\n", "line 3: case_id '1' stands also in line 2"),
         ("ct,label,label_map\na,31,verse\n", "both name L1's label"),
+        ("ct,maks,label\na,m,31\n", r"'maks' \(meant: mask\?\)"),
+        ("ct;Mask;lable\na;m;31\n", r"'lable' \(meant: label\?\)"),
+        ("imgae,mask\na,m\n", r"'imgae' \(meant: ct\?\)"),
     ],
 )
 def test_an_error_in_a_list_names_its_line(tmp_path, text, message) -> None:
     with pytest.raises(UsageError, match=message):
         find(tmp_path / "out", write_list(tmp_path, text))
+
+
+def test_all_errors_of_a_list_are_told_at_once_up_to_ten(tmp_path) -> None:
+    rows = "".join(f"a{i},L1\n" for i in range(13))
+    with pytest.raises(UsageError) as refused:
+        find(tmp_path / "out", write_list(tmp_path, f"ct,label\n{rows}"))
+    lines = [f"line {i}:" for i in range(2, 15)]
+    assert [line in refused.value.message for line in lines] == [True] * 10 + [False] * 3
+    assert "and 3 more" in refused.value.message
+
+
+def test_columns_of_other_things_are_named_and_not_read(tmp_path) -> None:
+    text = "ct,age,sex,site,T-score,patient,mask,image_date\na.nii.gz,70,f,x,-2,p,m.nii.gz,2020\n"
+    jobs, findings = find(tmp_path / "out", write_list(tmp_path, text))
+    assert [Path(job.mask).name for job in jobs.values()] == ["m.nii.gz"]
+    assert findings.ignored_columns == ["age", "sex", "site", "T-score", "patient", "image_date"]
+
+
+def test_a_label_with_a_decimal_comma_is_its_number(tmp_path) -> None:
+    jobs, _ = find(tmp_path / "out", write_list(tmp_path, "ct;mask;label\na.nii.gz;m.nii.gz;31,0\n"))
+    assert [job.label for job in jobs.values()] == [31]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there backslashes separate folders")
+def test_backslashes_between_folders_are_named(tmp_path) -> None:
+    touch(tmp_path, "odd\\name.nii.gz")
+    text = "ct,mask\nodd\\name.nii.gz,m.nii.gz\ndata\\a.nii.gz,m\\a.nii.gz\n"
+    with pytest.raises(UsageError) as refused:
+        find(tmp_path / "out", write_list(tmp_path, text))
+    assert "line 3: the path of the ct has backslashes" in refused.value.message
+    assert "line 3: the path of the mask has backslashes" in refused.value.message
+    assert "line 2" not in refused.value.message, "a file may have a backslash in its name"
 
 
 def test_a_missing_file_of_a_list_stays_a_case(tmp_path) -> None:

@@ -56,12 +56,14 @@ class Part:
 class DicomScan:
     """The series of all folders that were given to `scan`.
 
-    skipped: series and files that are no case, by reason. read, remembered: folders.
+    skipped: series and files that are no case, by reason. others: files that are no DICOM, by the ending of their
+    names. read, remembered: folders.
     """
 
     memory: Path
     threads: int
     skipped: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
     read: int = 0
     remembered: int = 0
 
@@ -74,7 +76,7 @@ class DicomScan:
         self.memory.touch()
         known = self._known()
         with self.memory.open("ab") as stream, ThreadPoolExecutor(self.threads) as pool, quiet_warnings():
-            walk = ((folder, [f for f in files if may_be_dicom(f)]) for folder, files in folders)
+            walk = ((folder, self._candidates(files)) for folder, files in folders)
             with_candidates = (some for some in walk if some[1])
             while some := list(islice(with_candidates, FOLDERS_AT_ONCE)):
                 stamps = [stamp_of(files, str(folder)) for folder, files in some]
@@ -84,8 +86,8 @@ class DicomScan:
                     stream.write(_line(stamp, folder, *found))
                 stream.flush()
                 self.read, self.remembered = self.read + len(new), self.remembered + len(some) - len(new)
-                for stamp in stamps:
-                    self._place(known[stamp])
+                for stamp, (_, files) in zip(stamps, some, strict=True):
+                    self._place(known[stamp], files)
                 say(self.read + self.remembered)
 
     def series(self) -> Iterator[tuple[str, list[Part]]]:
@@ -115,11 +117,22 @@ class DicomScan:
             stream.truncate(offset)
         return known
 
-    def _place(self, offset: int) -> None:
+    def _candidates(self, files: Sequence[FileFacts]) -> list[FileFacts]:
+        """What may be DICOM; the others are counted."""
+        self.others.update(
+            _ending(file) for file in files if not may_be_dicom(file) and file.name.upper() != "DICOMDIR"
+        )
+        return [file for file in files if may_be_dicom(file)]
+
+    def _place(self, offset: int, files: Sequence[FileFacts]) -> None:
         with self.memory.open("rb") as stream:
             stream.seek(offset)
             line = json.loads(stream.readline())
-        self.skipped[UNREADABLE] += line["unreadable"]
+        if line["unreadable"]:
+            self.skipped[UNREADABLE] += line["unreadable"]
+        else:
+            dicom = {name for part in line["parts"] for name, *_ in part["files"]}
+            self.others.update(_ending(file) for file in files if file.name not in dicom)
         for index, part in enumerate(line["parts"]):
             # Without a UID, what lies in one folder belongs together.
             uid = part["uid"] or f"\0{line['folder']}"
@@ -131,6 +144,10 @@ def may_be_dicom(file: FileFacts) -> bool:
     if not file.is_plain or file.name.upper() == "DICOMDIR" or file.size < 132:
         return False
     return not file.name.lower().endswith(NO_DICOM)
+
+
+def _ending(file: FileFacts) -> str:
+    return Path(file.name).suffix.lower()
 
 
 def read_folder(folder: Path, files: list[FileFacts]) -> tuple[list[Part], int]:

@@ -18,17 +18,19 @@ from medconv.batch.mask_rules import STRUCTURES_FOLDER, Mask, MaskRule, is_image
 from medconv.types import UsageError
 
 DICOM_MEMORY = "dicom.jsonl"
-NAMED_LIKE_MASKS = "image files named like masks"
+NAMED_LIKE_MASKS, EMPTY_FOLDERS = "image files named like masks", "empty folders"
+VOXEL_ENDINGS = (".raw", ".zraw")  # of a MetaImage's other file
 
 
 @dataclass
 class Findings:
     """What was found beside the cases. skipped: counts by what they are. unreadable: folders.
 
-    ignored_columns: headings of lists.
+    others: files that are neither images nor DICOM, by the ending of their names. ignored_columns: headings of lists.
     """
 
     skipped: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
     ignored_columns: list[str] = field(default_factory=list)
     with_mask: int = 0
@@ -88,7 +90,8 @@ class CaseFinder:
         )
         for uid, parts in scan.series():
             self._add(_job_of_series(uid, parts, root, rule, within))
-        self.findings.skipped.update(scan.skipped)
+        self.findings.skipped.update(scan.skipped + Counter({EMPTY_FOLDERS: walk.empty}))
+        self.findings.others.update({end: n for end, n in scan.others.items() if end not in VOXEL_ENDINGS})
         self.findings.unreadable += walk.unreadable
 
     def _without_images(

@@ -22,11 +22,12 @@ class FileFacts:
 
 @dataclass
 class FolderWalk:
-    """Goes through `root`, but not into `leave_out` (real paths). `unreadable` fills as it goes."""
+    """Goes through `root`, but not into `leave_out` (real paths). `unreadable` and `empty` (a count) fill as it goes."""
 
     root: Path
     leave_out: Collection[str] = ()
     unreadable: list[str] = field(default_factory=list)
+    empty: int = 0
 
     def __iter__(self) -> Iterator[tuple[Path, list[FileFacts]]]:
         """Folders in the order of their names, each with its files; hidden ones are not shown."""
@@ -45,6 +46,7 @@ class FolderWalk:
                 self.unreadable.append(folder)
                 continue
             waiting += reversed(folders)
+            self.empty += not found
             inside = set(folders)
             yield Path(folder), [facts_of(entry) for entry in found if entry.path not in inside]
 

@@ -33,6 +33,7 @@ from medconv.weights import find_model
 
 TIME_LIMIT_MIN, SEGMENTING_TIME_LIMIT_MIN = 5.0, 30.0
 LISTING, CASES_FILE = "listing", "cases.jsonl"
+KINDS_TOLD = 6
 
 log = logging.getLogger(__name__)
 
@@ -205,9 +206,14 @@ def _print_listing(jobs: JobList, findings: Findings, plan: Plan, ledger: Ledger
 
 
 def _left_out(findings: Findings) -> str:
-    """`Left out: 12 localizers, 3 secondary captures or reports.`"""
-    told = ", ".join(f"{count} {what}" for what, count in sorted(findings.skipped.items()) if count)
-    return f"Left out: {told}." if told else ""
+    """`Left out: 12 localizers, 3 secondary captures or reports, 4 files of other kinds (.pdf 3, .txt 1).`"""
+    told = [f"{count} {what}" for what, count in sorted(findings.skipped.items()) if count]
+    if findings.others:
+        frequent = findings.others.most_common()
+        kinds = [f"{ending or 'without ending'} {count}" for ending, count in frequent[:KINDS_TOLD]]
+        more = ["…"] if len(frequent) > KINDS_TOLD else []
+        told.append(f"{findings.others.total()} files of other kinds ({', '.join([*kinds, *more])})")
+    return f"Left out: {', '.join(told)}." if told else ""
 
 
 def _check_what_is_asked_for(options: argparse.Namespace) -> None:

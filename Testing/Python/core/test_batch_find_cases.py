@@ -83,6 +83,18 @@ def test_a_folder_gives_its_cts_and_leaves_out_what_is_named_like_a_mask(tmp_pat
     assert (jobs["a"].label, jobs["c.mha"].label) == (31, None)
     assert findings.skipped == Counter({find_cases.NAMED_LIKE_MASKS: 2})
     assert findings.with_mask == 2
+    assert findings.others == {".txt": 1}
+
+
+def test_what_is_neither_image_nor_dicom_is_counted_by_kind(tmp_path) -> None:
+    touch(tmp_path / "in", "a.nii.gz", "report.pdf", "sub/Report2.PDF", "b.mhd", "b.raw", "DICOMDIR", ".hidden")
+    for name in ("notes", "scan.bin"):  # as large as a DICOM header: looked into
+        (tmp_path / "in" / "sub" / name).write_bytes(bytes(200))
+    (tmp_path / "in" / "empty").mkdir()
+    for _ in range(2):  # the second time from what the first remembered
+        findings = find(tmp_path / "out", tmp_path / "in")[1]
+        assert findings.others == {".pdf": 2, "": 1, ".bin": 1}
+        assert +findings.skipped == {find_cases.EMPTY_FOLDERS: 1}
 
 
 @pytest.mark.parametrize(

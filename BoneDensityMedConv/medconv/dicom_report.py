@@ -76,9 +76,11 @@ def report(
 def summary(vertebra: str, document: Mapping[str, Any]) -> str:
     """The answer in one line, for viewers that show codes and figures without their names."""
     core = document["attenuation"]
+    codes = [note["code"] for note in document["quality"]]
+    label = tscore.headline(TScoreClass(document["t_score_class"]), codes, document.get("prediction_set") or ())
     shares = ", ".join(f"{name} {document['probabilities'][name]:.1%}" for name in map(str, CLASS_ORDER))
     return (
-        f"Research result: {tscore.LABELS[TScoreClass(document['t_score_class'])]}. Probabilities: {shares}. "
+        f"Research result: {label}. Probabilities: {shares}. "
         f"{vertebra} trabecular attenuation: mean {core['mean_hu']:.0f} HU, median {core['median_hu']:.0f} HU, "
         f"SD {core['sd_hu']:.0f} HU."
     )

@@ -196,7 +196,8 @@ class _Run:
             raise Cancelled
         logits, _ = self._model.run_batch(crops)
         self._done += len(crops)
-        self._progress("Asking the network piece by piece", min(self._done / self._passes, 1.0))
+        done = min(self._done, self._passes)
+        self._progress(f"Asking the network piece by piece: {done} of {self._passes}", done / self._passes)
         return self._target.score(logits[:, self._order])
 
     def change_per_ml(

@@ -275,7 +275,11 @@ def _write_report(
 
 def _print_answer(prediction: Prediction, case: _Case, out: Path) -> None:
     core, vertebra = prediction.attenuation, prediction.case.vertebra
-    print(tscore.LABELS[prediction.t_score_class])
+    notes = {note.code: note for note in prediction.quality}
+    print(tscore.headline(prediction.t_score_class, notes, prediction.prediction_set))
+    for code in tscore.QUALIFYING:
+        if code in notes:
+            print(f"  {notes[code].severity}: {notes[code].message}")
     print("  " + "   ".join(f"{c} {p:.1%}" for c, p in prediction.probabilities.items()))
     print(
         f"  {vertebra} trabecular attenuation {core.mean_hu:.0f} HU (median {core.median_hu:.0f}, SD {core.sd_hu:.0f})"
@@ -283,6 +287,7 @@ def _print_answer(prediction: Prediction, case: _Case, out: Path) -> None:
     if case.view is not None:
         print_level(case.view.document)
     told = {doubt.code for doubt in case.choice.doubts} if case.choice else set()
+    told.update(tscore.QUALIFYING)
     for note in prediction.quality:
         if note.code not in told:
             print(f"  {note.severity}: {note.message}")

@@ -11,7 +11,7 @@ from medconv.config import CLASS_ORDER
 from medconv.html_page import banner, facts_table, notes_list, page
 from medconv.level_report import level_banners, level_section, told_cause, told_once
 from medconv.tau_adjustment import method
-from medconv.tscore import LABELS
+from medconv.tscore import QUALIFYING, headline
 from medconv.types import TScoreClass
 
 HU_SCALE = (0.0, 260.0)
@@ -38,17 +38,23 @@ def vertebra_of(document: Mapping[str, Any]) -> str:
 
 
 def _answer(document: Mapping[str, Any], pictures: Mapping[str, bytes], levels_svg: str, explanation: str) -> str:
-    vertebra, label = vertebra_of(document), LABELS[TScoreClass(document["t_score_class"])]
-    simulated = any(n["code"] == "trained_on_simulated_ct" for n in document["quality"])
+    vertebra, notes = vertebra_of(document), {n["code"]: n for n in document["quality"]}
+    label = headline(TScoreClass(document["t_score_class"]), notes, document.get("prediction_set") or ())
+    qualifying = [notes[code] for code in QUALIFYING if code in notes]
+    under_class = notes_list(qualifying, "") if qualifying else ""
+    others = [n for n in document["quality"] if n["code"] not in QUALIFYING]
+    simulated = "trained_on_simulated_ct" in notes
     badge = banner("Trained on simulated CT: demonstration only.") if simulated else ""
     instead = "" if vertebra == "L1" else f" (measured on {vertebra} instead of L1)"
     return (
         f"{badge}{level_banners(document['level'])}"
         f'<section class="card"><h1>{vertebra}, WHO T-score class{instead}</h1>'
-        f'<p class="class">{escape(label)}</p>{_bars(document["probabilities"])}</section>{_planes(pictures, vertebra)}'
+        f'<p class="class">{escape(label)}</p>{under_class}{_bars(document["probabilities"])}</section>'
+        f"{_planes(pictures, vertebra)}"
         f'<div class="two"><section class="card"><h2>{vertebra} trabecular attenuation</h2>'
         f'{_attenuation(document, vertebra)}</section><section class="card"><h2>How far to trust this</h2>'
-        f"{notes_list(told_once(document['quality'], document['level']), 'No quality notes.')}</section></div>"
+        f"{notes_list(told_once(others, document['level']), 'No other notes.' if qualifying else 'No quality notes.')}"
+        "</section></div>"
         f"{explanation}{level_section(document['level'], levels_svg)}"
         f'<section class="card"><h2>How it was made</h2>{_making(document, vertebra)}</section>'
     )

@@ -7,7 +7,7 @@ boundary values belong to these classes as written. The classes apply to postmen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from medconv.config import CLASS_ORDER
 from medconv.types import Acquisition, QualityNote, Severity, TScoreClass
@@ -25,6 +25,9 @@ LABELS: Mapping[TScoreClass, str] = {
     TScoreClass.OSTEOPENIA: "Osteopenia (T-score between −2.5 and −1.0)",
     TScoreClass.OSTEOPOROSIS: "Osteoporosis (T-score −2.5 or below)",
 }
+# Codes of the notes without which the class must not be read: they stand directly under it, in this order.
+OUTSIDE_SCOPE, INDETERMINATE, DISAGREEMENT = "outside_who_scope", "indeterminate", "network_and_attenuation_disagree"
+QUALIFYING = (OUTSIDE_SCOPE, INDETERMINATE, DISAGREEMENT)
 
 
 def classify(t_score: float) -> TScoreClass:
@@ -41,13 +44,28 @@ def most_probable(probabilities: Mapping[TScoreClass, float]) -> TScoreClass:
     return max(reversed(CLASS_ORDER), key=lambda c: probabilities[c])
 
 
+def headline(t_score_class: TScoreClass, codes: Collection[str], possible: Collection[str] = ()) -> str:
+    """The class with its T-scores; where a note qualifies it, with what that note says in its place.
+
+    codes: of all notes on the answer. possible: the classes that remain possible, or none if that is not known.
+    """
+    others = [str(c) for c in possible if c != t_score_class]
+    parts = {
+        INDETERMINATE: f"or {' or '.join(others)}" if others else "indeterminate",
+        OUTSIDE_SCOPE: "but WHO classes do not apply",
+        DISAGREEMENT: "but the attenuation disagrees",
+    }
+    added = [words for code, words in parts.items() if code in codes]
+    return ", ".join([t_score_class.capitalize(), *added]) if added else LABELS[t_score_class]
+
+
 def scope_notes(acquisition: Acquisition) -> list[QualityNote]:
     """Whether WHO classes apply to this person, as far as the file tells."""
     age = acquisition.patient_age_years
     if age is not None and age < WHO_MINIMUM_AGE_YEARS:
         return [
             QualityNote(
-                "outside_who_scope",
+                OUTSIDE_SCOPE,
                 Severity.WARNING,
                 f"Age {age}: WHO T-score classes apply to postmenopausal women and to men over 50. Read the "
                 "attenuation, not the class.",
@@ -65,7 +83,7 @@ def agreement_notes(t_score_class: TScoreClass, mean_hu: float, vertebra: str = 
     usual = "osteoporosis" if low_but_normal else "normal density"
     return [
         QualityNote(
-            "network_and_attenuation_disagree",
+            DISAGREEMENT,
             Severity.WARNING,
             f"Indeterminate, consider DXA: the network says {t_score_class}, but {mean_hu:.0f} HU in {vertebra} is "
             f"usual for {usual} (Pickhardt 2013, L1).",

@@ -129,6 +129,15 @@ def test_every_bad_input_gets_its_own_message(run, files, vertebra, tmp_path):
     assert {name: code for name, code in codes.items() if name != code} == {}
 
 
+def test_a_class_outside_its_scope_is_told_so_in_the_first_lines_and_once(run, files, vertebra, tmp_path):
+    write_series(tmp_path / "young", vertebra.ct, age="034Y")
+    _, _, out, _ = run(tmp_path / "young", "--mask", files[1], "--label", 31)
+    first, second = out.splitlines()[:2]
+    assert first.endswith(", but WHO classes do not apply")
+    assert second.startswith("  warning: Age 34: ")
+    assert out.count("Age 34") == 1
+
+
 def test_a_dicom_folder_and_a_mask_of_another_grid_give_an_answer(run, tmp_path, files):
     write_series(tmp_path / "dicom", phantom(grid((1.0, 1.0, 2.0))).ct)
     code, document, _, _ = run(tmp_path / "dicom", "--mask", files[1], "--label", 31)

@@ -61,7 +61,9 @@ def test_an_unsure_answer_is_indeterminate_in_document_page_and_notes(card: Mode
     jsonschema.validate(document, schema())
     assert document["prediction_set"] == ["osteopenia", "osteoporosis"]
     page = result_page(document, {})
-    assert "Indeterminate, consider DXA: osteopenia or osteoporosis is possible" in page
+    assert page.count("Indeterminate, consider DXA: osteopenia or osteoporosis is possible") == 1
+    headline, note = page.index("Osteopenia, or osteoporosis<"), page.index("Indeterminate, ")
+    assert headline < note < page.index('class="track"'), "directly under the class"
     assert "osteopenia or osteoporosis (conformal set" in page
 
 

@@ -244,13 +244,15 @@ def test_the_worker_explains_with_the_weights_that_it_has_loaded(case, only_untr
     output = io.StringIO()
     Worker(output).serve([{"command": "explain", "id": "1", "case": str(tmp_path / "case.npz"), "device": "cpu"}])
     events = [json.loads(line) for line in output.getvalue().splitlines()]
-    assert {event["stage"] for event in events if event["event"] == "progress"} == {
+    stages = [event["stage"] for event in events if event["event"] == "progress"]
+    assert {stage.partition(":")[0] for stage in stages} == {
         "Loading MedConv",
         "Finding the parts of the vertebra",
         "Asking the network piece by piece",
     }
     assert events[-1]["event"] == "explained"
     there = load_explanation(Path(events[-1]["file"]))
+    assert stages[-1] == f"Asking the network piece by piece: {there.passes} of {there.passes}"
     here = explain(LoadedModel.load(device="cpu"), case)
     assert np.array_equal(there.values_zyx, here.values_zyx)
     assert there.parts == here.parts

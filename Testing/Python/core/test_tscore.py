@@ -2,7 +2,7 @@
 
 import pytest
 
-from medconv.tscore import agreement_notes, classify, most_probable, scope_notes
+from medconv.tscore import agreement_notes, classify, headline, most_probable, scope_notes
 from medconv.types import Acquisition, TScoreClass
 
 N, P, O = TScoreClass.NORMAL, TScoreClass.OSTEOPENIA, TScoreClass.OSTEOPOROSIS  # noqa: E741
@@ -39,3 +39,26 @@ def test_who_classes_are_not_for_the_young():
 )
 def test_class_and_attenuation_at_opposite_ends_are_called_indeterminate(c, hu, warned):
     assert [n.code for n in agreement_notes(c, hu)] == ["network_and_attenuation_disagree"] * warned
+
+
+@pytest.mark.parametrize(
+    ("c", "codes", "possible", "expected"),
+    [
+        (P, [], (), "Osteopenia (T-score between −2.5 and −1.0)"),
+        (P, ["kvp_unknown"], ("osteopenia",), "Osteopenia (T-score between −2.5 and −1.0)"),
+        (P, ["indeterminate"], ("osteopenia", "osteoporosis"), "Osteopenia, or osteoporosis"),
+        (P, ["indeterminate"], ("normal", "osteopenia", "osteoporosis"), "Osteopenia, or normal or osteoporosis"),
+        (N, ["indeterminate"], ("osteopenia", "osteoporosis"), "Normal, or osteopenia or osteoporosis"),  # tau moved
+        (P, ["indeterminate"], (), "Osteopenia, indeterminate"),
+        (O, ["outside_who_scope"], (), "Osteoporosis, but WHO classes do not apply"),
+        (N, ["network_and_attenuation_disagree"], ("normal",), "Normal, but the attenuation disagrees"),
+        (
+            P,
+            ["outside_who_scope", "indeterminate"],
+            (P, O),
+            "Osteopenia, or osteoporosis, but WHO classes do not apply",
+        ),
+    ],
+)
+def test_a_class_that_a_note_qualifies_is_never_the_headline_alone(c, codes, possible, expected):
+    assert headline(c, codes, possible) == expected

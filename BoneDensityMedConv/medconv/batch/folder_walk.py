@@ -22,7 +22,10 @@ class FileFacts:
 
 @dataclass
 class FolderWalk:
-    """Goes through `root`, but not into `leave_out` (real paths). `unreadable` and `empty` (a count) fill as it goes."""
+    """Goes through `root`, but not into `leave_out` (real paths).
+
+    `unreadable` and `empty`, a count, fill as it goes.
+    """
 
     root: Path
     leave_out: Collection[str] = ()

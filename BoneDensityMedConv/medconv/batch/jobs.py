@@ -134,6 +134,6 @@ COLUMNS: tuple[str, ...] = (
     "case_id", "status", "code", "t_score_class", "p_normal", "p_osteopenia", "p_osteoporosis", "prediction_set",
     "logit_normal", "logit_osteopenia", "logit_osteoporosis", "hu_mean", "hu_median", "hu_sd", "roi_voxels", "roi_ml",
     "l1_volume_ml", "measured_vertebra", "level_in_doubt", "kvp", "kernel", "slice_thickness_mm", "contrast_agent",
-    "warnings", "notes", "model", "weights_sha256", "same_pixels_as", "message", "ct", "mask", "series_uid", "files",
-    "research_use",
+    "warnings", "notes", "model", "weights_sha256", "same_pixels_as", "message", "next_step", "ct",
+    "mask", "series_uid", "files", "research_use",
 )  # fmt: skip

@@ -124,7 +124,8 @@ def _list(options: argparse.Namespace, settings: BatchSettings, jobs: JobList, l
         raise UsageError(
             "no_masks",
             f"None of the {len(jobs)} CTs has a mask.",
-            "Give --masks DIR (files named like the CTs), or a segmenter: --segmenter totalsegmentator.",
+            "Give --masks DIR (files named like the CTs), a column 'mask' in the list, or a segmenter: "
+            "--segmenter totalsegmentator.",
         )
     twins = jobs.differing_in_case() if settings.reports or settings.dicom else None
     if twins and (options.out / LOCK_FILE.upper()).exists():

@@ -118,6 +118,7 @@ def _unanswered(seen: Rows) -> list[dict[str, Any]]:
             "code": code,
             "cases": ended.cases,
             "message": ended.message,
+            "next_step": ended.next_step,
             "examples": [{"case_id": i, "page": seen.pages.get(i, "")} for i in ended.examples],
         }
         for (status, code), ended in entries

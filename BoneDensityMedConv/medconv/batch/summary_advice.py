@@ -9,6 +9,12 @@ from medconv.batch.drift import Verdict
 from medconv.batch.jobs import Status
 
 MANY_REFUSED = 0.1
+# Refusals of whole kinds of series, which an archive has beside its CTs of the trunk.
+OF_A_KIND_OF_SERIES = frozenset({
+    "slices_too_thick", "single_slice", "image_2d", "image_4d", "image_in_colour", "not_ct", "not_hu", "not_original",
+    "multi_frame", "dicom_not_ct_slices", "slices_uneven", "gantry_tilt", "l1_absent",
+})  # fmt: skip
+LEAVE_OUT = "If that is one kind of series (localisers, thick slices, another part of the body), leave it out."
 DISAGREE = "network_and_attenuation_disagree"
 SET_ASIDE_DO = "Look at these files one by one: such a file can be damaged, or need more memory than there is."
 FAILED_DO = "Mend the cause (see below), then have them tried again."
@@ -28,7 +34,8 @@ def look_at_first(document: Mapping[str, Any]) -> list[dict[str, str]]:
     if refused > MANY_REFUSED * cases:
         first = max((e for e in document["unanswered"] if e["status"] == Status.REFUSED), key=lambda e: e["cases"])
         what = f"{refused} of {cases} CTs ({refused / cases:.0%}) were refused, most often: {spoken(first['code'])}."
-        found.append({"what": what, "do": "If that is one kind of series (localisers, thick slices), leave it out."})
+        own = first["next_step"] or "The table says of each what to do."
+        found.append({"what": what, "do": LEAVE_OUT if first["code"] in OF_A_KIND_OF_SERIES else own})
     if answered == 0 and cases:
         found.append({"what": "No CT was answered.", "do": "Begin with the most frequent reason below."})
     found += _of_answered(document, answered)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from medconv.batch.drift import Verdict
 from medconv.batch.jobs import STATUS_WORDS, Status
 from medconv.batch.summary_advice import spoken
+from medconv.batch.summary_plots import FEWEST
 from medconv.html_page import banner, facts_table, page
 
 VERDICT_WORDS = {
@@ -81,12 +82,13 @@ def _unanswered(document: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
             escape(STATUS_WORDS[Status(e["status"])].capitalize()),
             escape(spoken(e["code"])),
             f"{e['cases']:,}",
-            escape(e["message"]),
+            escape(e["message"])
+            + (f"<br><span class='soft'>{escape(e['next_step'])}</span>" if e["next_step"] else ""),
             _cases(e["examples"]) + (" …" if e["cases"] > len(e["examples"]) else ""),
         )
         for e in entries
     ]
-    head = ("", "Reason", "Cases", "One of them says", "For example")
+    head = ("", "Reason", "Cases", "One of them says, and what to do", "For example")
     return _card("Without an answer", _picture(plots, "reasons") + _table(head, rows))
 
 
@@ -126,6 +128,8 @@ def _attenuation(document: Mapping[str, Any], plots: Mapping[str, bytes]) -> str
         "Trabecular core of L1, as scanned: no correction for tube voltage or contrast. A CT that is there twice "
         "counts once."
     )
+    if document["by_status"][Status.OK] < FEWEST:
+        note += f" Fewer than {FEWEST} CTs were answered: there is no histogram."
     return _card("Attenuation", _picture(plots, "hu") + _table(head, rows, "figures") + _soft(note))
 
 

@@ -28,6 +28,7 @@ INK, TRAINING = "#2b2f36", "#111827"
 BAR_HEIGHT_IN = 0.3
 MOST_BARS = 16
 HU_BINS = 30
+FEWEST = 5  # answered CTs of a histogram; fewer stand in the table better
 
 
 def all_plots(document: Mapping[str, Any], seen: Rows, card: ModelCard | None) -> dict[str, bytes]:
@@ -37,7 +38,7 @@ def all_plots(document: Mapping[str, Any], seen: Rows, card: ModelCard | None) -
     drawn = {}
     if seen.classes.total():
         drawn["classes"] = _png(classes(document))
-    if len(seen.numbers["hu_mean"]):
+    if seen.classes.total() >= FEWEST:
         drawn["hu"] = _png(attenuation(seen.column("hu_mean"), np.array(seen.given, int), trained_on))
     if document["unanswered"]:
         drawn["reasons"] = _png(reasons(document["unanswered"]))

@@ -29,10 +29,11 @@ BETWEEN_CODES = re.compile(r"[\s,;|]+")
 
 @dataclass
 class Ended:
-    """Cases without an answer, of one status and code. message: as one of them has it."""
+    """Cases without an answer, of one status and code. message, next_step: as one of them has it."""
 
     cases: int = 0
     message: str = ""
+    next_step: str = ""
     examples: list[str] = field(default_factory=list)
 
 
@@ -88,7 +89,7 @@ class Rows:
         ended = self.ended[status, str(row.get("code") or "not told")]
         ended.cases += 1
         if not ended.examples or case_id < min(ended.examples):
-            ended.message = str(row.get("message") or "")
+            ended.message, ended.next_step = str(row.get("message") or ""), str(row.get("next_step") or "")
         ended.examples = sorted([*ended.examples, case_id])[: SHOWN if status == Status.SET_ASIDE else PER_CODE]
         if case_id in ended.examples:
             self._remember_page(case_id, row)

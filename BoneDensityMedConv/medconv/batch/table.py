@@ -59,7 +59,8 @@ def row_of(job: BatchJob, outcome: CaseOutcome) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"case_id": job.case_id, "status": str(outcome.status), "ct": _text(job.ct)}
     row |= {"mask": _text(job.mask) or None, "series_uid": job.series_uid or None}
-    row |= {"code": outcome.code or None, "message": outcome.message or None, "research_use": RESEARCH_USE_ONLY}
+    row |= {"code": outcome.code or None, "message": outcome.message or None, "next_step": outcome.remedy or None}
+    row["research_use"] = RESEARCH_USE_ONLY
     row["files"] = " ".join(outcome.files) or None
     row |= {name: value for name, value in outcome.acquisition.items() if name in row}
     if outcome.status is Status.OK:

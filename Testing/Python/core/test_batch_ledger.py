@@ -202,6 +202,7 @@ def test_parquet_holds_the_same_values_with_types(tmp_path) -> None:
     assert tuple(first) == COLUMNS
     assert (first["roi_voxels"], first["hu_mean"], first["level_in_doubt"]) == (1000, 150.123, False)
     assert (second["status"], second["code"], second["hu_mean"]) == ("refused", "not_ct", None)
+    assert (second["message"], second["next_step"], first["next_step"]) == ("It is MR.", "Choose a CT.", None)
 
 
 HOLD = "import sys, time; from medconv.batch.lock import FolderLock; from pathlib import Path\n"

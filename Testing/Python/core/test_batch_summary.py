@@ -40,8 +40,9 @@ def answered(case_id: str, t_class: str = "normal", hu: float = 160.0, **more: A
     }  # fmt: skip
 
 
-def unanswered(case_id: str, status: str, code: str, message: str = "Why.") -> dict[str, Any]:
-    return {"case_id": case_id, "status": status, "code": code, "message": message, "files": []}
+def unanswered(case_id: str, status: str, code: str, message: str = "Why.", next_step: str = "") -> dict[str, Any]:
+    told = {"code": code, "message": message, "next_step": next_step}
+    return {"case_id": case_id, "status": status, **told, "files": []}
 
 
 def ward() -> list[dict[str, Any]]:
@@ -52,7 +53,7 @@ def ward() -> list[dict[str, Any]]:
         answered("a4", "normal", 180.0, same_pixels_as="a1", level_in_doubt=True),
         answered("a5", "normal", 200.0, notes=["mask_resampled"], kvp=None, contrast_agent="Iomeprol"),
         unanswered("b2", "refused", "l1_missing", "No L1 <here>."),
-        unanswered("b1", "refused", "l1_missing", "No L1 & none near."),
+        unanswered("b1", "refused", "l1_missing", "No L1 & none near.", "Give <another> CT."),
         unanswered("b3", "refused", "wrong_modality"),
         unanswered("c1", "failed", "out_of_memory"),
         unanswered("d1", "set_aside", "worker_died"),
@@ -147,6 +148,7 @@ def test_the_page_stands_alone_and_lets_nothing_through(tmp_path: Path, summary:
     page = (tmp_path / "summary.html").read_text("utf-8")
     assert "Research use only" in page
     assert "No L1 &amp; none near." in page
+    assert "Give &lt;another&gt; CT." in page
     assert "<here>" not in page
     assert '<a href="cases/a2/report.html">a2</a>' in page
     assert page.count("data:image/png;base64,") == 4
@@ -192,6 +194,31 @@ def test_nothing_and_only_refusals_are_summaries_too(tmp_path: Path, card: Model
     assert "No CT was answered." in [entry["what"] for entry in told["look_at_first"]]
     assert not told["drift"]["judged"]
     assert "No CT was answered." in (tmp_path / "summary.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("file_cut_off", "Copy or export the file again."),
+        ("mask_missing", "Copy or export the file again."),
+        ("slices_too_thick", "If that is one kind of series"),
+    ],
+)
+def test_the_advice_on_many_refusals_depends_on_their_reason(
+    tmp_path: Path, card: ModelCard, code: str, advice: str
+) -> None:
+    refused = [unanswered(f"b{i}", "refused", code, next_step="Copy or export the file again.") for i in range(7)]
+    told = write_summary(tmp_path, [answered("a1"), answered("a2"), *refused], card=card)
+    (entry,) = (entry for entry in told["look_at_first"] if "were refused" in entry["what"])
+    assert entry["do"].startswith(advice)
+
+
+@pytest.mark.parametrize(("cases", "drawn"), [(4, False), (5, True)])
+def test_a_histogram_needs_five_cts(tmp_path: Path, card: ModelCard, cases: int, drawn: bool) -> None:
+    write_summary(tmp_path, [answered(f"a{i}", hu=150.0 + i) for i in range(cases)], card=card)
+    page = (tmp_path / "summary.html").read_text("utf-8")
+    assert (tmp_path / "summary_hu.png").exists() is drawn
+    assert ("there is no histogram" in page) is not drawn
 
 
 # Drift

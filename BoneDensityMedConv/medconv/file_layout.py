@@ -1,8 +1,8 @@
 """Where NIfTI, MetaImage and NRRD files keep their voxels, from their headers.
 
-Only what is common: one file, one value a voxel, plain numbers, raw or gzip. Anything else gives None, and SimpleITK
-reads the file as a whole. Geometry and tags come from SimpleITK in either case; so does the type of the values, and a
-layout that disagrees with it counts as none.
+Only what is common: all voxels in one file, one value a voxel, plain numbers, raw or gzip. Anything else gives None:
+SimpleITK then reads the whole file. Geometry and tags come from SimpleITK in either case; so does the type of the
+values, and a layout that disagrees with it counts as none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ NIFTI_TYPES = {
 }  # fmt: skip
 META_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
-    "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
 }  # fmt: skip
 NRRD_TYPES = {
     "signed char": "i1", "int8": "i1", "int8_t": "i1", "uchar": "u1", "unsigned char": "u1", "uint8": "u1",
@@ -46,10 +47,10 @@ def layout_of(path: Path, shape_zyx: Index3, dtype: np.dtype[Any]) -> StoredVoxe
     try:
         if name.endswith((".nii", ".nii.gz")):
             found = _nifti(path, shape_zyx, dtype, name.endswith(".gz"))
-        elif name.endswith((".mha", ".nrrd")):
+        elif name.endswith((".mha", ".mhd", ".nrrd")):
             with path.open("rb") as file:
                 head = file.read(TEXT_HEADER_BYTES)
-            found = (_meta_image if name.endswith(".mha") else _nrrd)(path, head, shape_zyx, dtype)
+            found = (_nrrd if name.endswith(".nrrd") else _meta_image)(path, head, shape_zyx, dtype)
         else:
             return None
     except (InputRefused, ValueError, KeyError, IndexError, struct.error):
@@ -77,6 +78,8 @@ def _nifti(path: Path, shape_zyx: Index3, dtype: np.dtype[Any], is_compressed: b
             return None
         if not np.isfinite([slope, intercept]).all() or not offset >= size:
             return None  # also an offset that is no number; one inside the header has a meaning of its own to ITK
+        if abs(slope) < EPSILON <= abs(intercept):
+            return None  # no scaling, says the standard; ITK adds the intercept to some types and not to others
         if abs(slope) < EPSILON or (abs(slope - 1) < EPSILON and abs(intercept) < EPSILON):
             slope, intercept = 1.0, 0.0
         start, stored = int(offset), np.dtype(order + NIFTI_TYPES[kind])
@@ -99,23 +102,33 @@ def _first_bytes(path: Path, is_compressed: bool) -> bytes:
 
 
 def _meta_image(path: Path, head: bytes, shape_zyx: Index3, dtype: np.dtype[Any]) -> StoredVoxels | None:
-    end = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\r?\n", head, re.MULTILINE)
+    end = re.search(rb"^ElementDataFile\s*=\s*(\S+)\s*?\r?\n", head, re.MULTILINE)
     if end is None:
         return None
+    start, data = end.end(), end[1].decode("utf-8")
+    if data != "LOCAL":
+        start, path = 0, path.parent / data
+        if Path(data).name != data or not path.is_file():  # elsewhere, or a list or pattern of files
+            return None
     fields = _fields(head[: end.end()], "=")
-    plain = fields.get("binarydata", "false").lower() == "true" and "headersize" not in fields
+    plain = _is_true(fields.get("binarydata", "")) and "headersize" not in fields
     if not plain or any(key.startswith("elementtointensity") for key in fields):
         return None
-    orders = {fields[key].lower() for key in ("elementbyteordermsb", "binarydatabyteordermsb") if key in fields}
+    orders = {_is_true(fields[key]) for key in ("elementbyteordermsb", "binarydatabyteordermsb") if key in fields}
     if len(orders) > 1:
         return None  # which of the two counts is ITK's to say
-    is_big = orders == {"true"}
+    is_big = orders == {True}
     if _sizes(fields["dimsize"]) != shape_zyx:
         return None
-    is_compressed = fields.get("compresseddata", "false").lower() == "true"
+    is_compressed = _is_true(fields.get("compresseddata", ""))
     return StoredVoxels(
-        path, end.end(), shape_zyx, np.dtype("<>"[is_big] + META_TYPES[fields["elementtype"]]), dtype, is_compressed
+        path, start, shape_zyx, np.dtype("<>"[is_big] + META_TYPES[fields["elementtype"]]), dtype, is_compressed
     )
+
+
+def _is_true(value: str) -> bool:
+    """As MetaIO has it."""
+    return value[:1] in ("T", "t", "1")
 
 
 def _nrrd(path: Path, head: bytes, shape_zyx: Index3, dtype: np.dtype[Any]) -> StoredVoxels | None:

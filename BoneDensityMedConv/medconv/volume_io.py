@@ -6,11 +6,9 @@ The voxels stay as they are stored, on the file's own grid; orientation travels 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import locale
 import math
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from medconv.dicom_series import Series, find_series, open_series
 from medconv.dicom_tags import acquisition_from_tags
 from medconv.file_layout import layout_of
 from medconv.grid import to_image
+from medconv.gzip_stream import pieces
 from medconv.input_paths import check_text, existing
 from medconv.types import CTVolume, ImageGeometry, Index3, InputRefused, L1Mask
 
@@ -213,12 +212,23 @@ def _unreadable(path: Path, error: RuntimeError) -> InputRefused:
             "The axes of the image's voxel grid are not at right angles (a tilted gantry?).",
             "Export the CT with its tilt corrected.",
         )
+    if path.suffix.lower() == ".nii" and _is_gzip(path):
+        return InputRefused(
+            "unreadable",
+            "The file is gzip-compressed, but its name ends in .nii, which says that it is not.",
+            f"Name it {path.name}.gz.",
+        )
     return InputRefused(
         "unreadable",
         "The file can't be read as an image: it is damaged, cut off, or of another format.",
         "Expected NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha), or a folder with a DICOM series.",
         path.name,
     )
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
 
 
 def _tags(reader: sitk.ImageFileReader) -> dict[str, str]:
@@ -251,12 +261,9 @@ def _uncompressed_size(path: Path, expected: int) -> int:
         if int.from_bytes(stream.read(4), "little") == expected % 2**32:
             return expected
     size = 0
-    try:
-        with gzip.open(path) as stream:
-            while block := stream.read(1 << 24):
-                size += len(block)
-    except (EOFError, OSError, zlib.error):
-        pass  # cut off or damaged: what could be read is what it holds
+    with contextlib.suppress(InputRefused):  # cut off or damaged: what could be read is what it holds
+        for piece in pieces(path):
+            size += len(piece)
     return size
 
 

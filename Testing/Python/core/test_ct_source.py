@@ -235,10 +235,63 @@ def test_voxels_that_are_said_to_begin_in_the_header_are_never_shifted(tmp_path,
     assert np.array_equal(volume_io.read_ct(path).array_zyx, expected)
 
 
+def meta_image(path: Path, values: np.ndarray, true: str, order: str, squeeze: bool) -> Path:
+    """A MetaImage whose voxels are in a file of their own, put together here."""
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    data = zlib.compress(data) if squeeze else data
+    (path.parent / "voxels.raw").write_bytes(data)
+    lines = [
+        "ObjectType = Image", "NDims = 3", f"BinaryData = {true}",
+        f"BinaryDataByteOrderMSB = {true if order == '>' else 'F'}", "ElementSpacing = 1.5 1.5 2",
+        f"DimSize = {' '.join(map(str, values.shape[::-1]))}", "ElementType = MET_SHORT",
+        *([f"CompressedData = {true}", f"CompressedDataSize = {len(data)}"] if squeeze else []),
+        "ElementDataFile = voxels.raw",
+    ]  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("true", ["True", "true", "T", "1"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("squeeze", [False, True])
+def test_a_meta_image_says_true_in_several_ways(tmp_path, true, order, squeeze):
+    values = np.random.default_rng(1).integers(-1000, 1200, (9, 16, 20)).astype("i2")
+    source = volume_io.open_ct(meta_image(tmp_path / "ct.mhd", values, true, order, squeeze))
+    assert isinstance(source.voxels, stored_voxels.StoredVoxels), "it was left to SimpleITK"
+    assert np.array_equal(source.read().array_zyx, values)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "ct.mhd"))), values)
+
+
+@pytest.mark.parametrize("squeeze", [False, True])
+def test_a_meta_image_whose_voxels_are_cut_off_is_refused(tmp_path, squeeze):
+    values = np.random.default_rng(1).integers(-1000, 1200, (9, 16, 20)).astype("i2")
+    path = meta_image(tmp_path / "ct.mhd", values, "True", "<", squeeze)
+    (tmp_path / "voxels.raw").write_bytes((tmp_path / "voxels.raw").read_bytes()[:-100])
+    with pytest.raises(InputRefused) as refused:  # SimpleITK fills what is missing with whatever the memory holds
+        volume_io.read_ct(path)
+    assert refused.value.code == "file_cut_off"
+
+
+def test_what_stands_behind_a_compressed_file_does_not_make_it_cut_off(tmp_path):
+    geometry = grid((1.5, 1.5, 2.0), (30.0, 24.0, 18.0))
+    values = np.random.default_rng(1).integers(-1000, 1200, geometry.shape_zyx).astype("i2")
+    path = stored(tmp_path / "ct.nii.gz", values, geometry)
+    path.write_bytes(path.read_bytes() + b"behind")
+    assert np.array_equal(volume_io.read_ct(path).array_zyx, values)
+
+
+@pytest.mark.parametrize("kind", ["i2", "f4"])
+def test_an_intercept_without_a_slope_is_left_to_simpleitk(tmp_path, kind):
+    geometry = grid((1.5, 1.5, 2.0), (30.0, 24.0, 18.0))
+    values = np.random.default_rng(1).integers(0, 120, geometry.shape_zyx).astype(kind)
+    path = stored(tmp_path / "ct.nii", values, geometry, 0.0, -1024.0)
+    assert np.array_equal(volume_io.read_ct(path).array_zyx, sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+
+
 def test_what_has_no_usual_layout_is_left_to_simpleitk(long, files, tmp_path):
     image = to_image(long.ct.array_zyx, long.ct.geometry)
     before = locale.setlocale(locale.LC_ALL)
-    for name in ("ct.mhd", "ct.nhdr", "ct.vtk"):
+    for name in ("ct.nhdr", "ct.vtk"):
         sitk.WriteImage(image, str(tmp_path / name))
         read = read_around_mask(volume_io.open_ct(tmp_path / name), files / "mask.nii.gz", 31)
         assert_same_case(volume_io.read_ct(tmp_path / name), read.ct, read.mask)

@@ -216,6 +216,14 @@ def test_bad_files_each_get_their_own_code(small, tmp_path):
     refused(next((tmp_path / "s").iterdir()), "single_slice")
 
 
+@pytest.mark.parametrize(("name", "refused"), [("ct.nii", "Name it ct.nii.gz."), ("mask.nii", "Name it mask.nii.gz.")])
+def test_a_compressed_file_without_gz_in_its_name_is_told_so(small, tmp_path, name, refused):
+    write(small, tmp_path, ".nii.gz")[0].rename(tmp_path / name)
+    with pytest.raises(InputRefused, match="gzip-compressed") as caught:
+        (read_ct if name == "ct.nii" else read_labels)(tmp_path / name)
+    assert caught.value.remedy == refused
+
+
 def test_a_simulated_ct_is_known_by_its_mark(small, tmp_path):
     image = to_image(small.ct.array_zyx, small.ct.geometry)
     image.SetMetaData("ITK_FileNotes", SIMULATED_MARK)  # ITK's name for NIfTI's `descrip`

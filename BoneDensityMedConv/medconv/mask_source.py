@@ -90,10 +90,12 @@ def judge(ct: CTVolume, segmentation: SpineSegmentation, decision: Decision) -> 
 
 
 def how_to_decide(refusal: InputRefused, levels: Levels, decision: Decision, out: Path) -> InputRefused:
-    """The refusal with what can be typed next, for the screen; the labels that were written need no second run.
+    """The refusal with what can be typed next, for the screen; of a segmenter's labels, how to go on without it.
 
     What was tried, and a vertebra that can't be measured, is not among it.
     """
+    if refusal.code == "orientation_impossible":  # no choice of a vertebra mends that
+        return refusal
     choices = ["--confirm-level"] if refusal.code == "level_in_doubt" else []
     choices.append("--l1-is NAME" if not decision.l1_is else "--l1-is ANOTHER")
     l1 = decision.l1_is or "L1"
@@ -102,6 +104,9 @@ def how_to_decide(refusal: InputRefused, levels: Levels, decision: Decision, out
         choices.append(f"--instead {'|'.join(others)}")
     *first, last = choices
     words = f"{', '.join(first)} or {last}" if first else last
+    if levels.segmentation.segmenter == EXISTING:
+        refusal.details = f"Here: the same command with {words}."
+        return refusal
     refusal.details = (
         f"Here: medconv predict with {words}; --mask {out / LABELS} --label-map {out / NAMES} and another --out take "
         "what was found without a second run of the network."

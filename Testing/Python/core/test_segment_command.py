@@ -229,6 +229,15 @@ def test_a_named_mask_with_neighbours_is_checked_and_its_doubts_are_warnings(run
     assert files >= LEVEL_FILES
 
 
+def test_a_given_mask_without_l1_is_not_told_of_a_network_that_never_ran(run, spine, tmp_path):
+    labels = np.where(spine.labels_zyx == TOTALSEGMENTATOR["L1"], 0, spine.labels_zyx)
+    mask = write(replace(spine, labels_zyx=labels), tmp_path)[1]
+    code, _, _, err = run("predict", "--mask", mask, "--label-map", "totalsegmentator")
+    assert code == 3
+    assert "Here: the same command with --l1-is NAME" in err
+    assert "network" not in err
+
+
 def test_what_segment_wrote_can_be_decided_on_without_a_second_run_and_stays_what_it_was(
     run, misnamed, monkeypatch, tmp_path
 ):

@@ -28,8 +28,11 @@ from medconv.types import (
     UsageError,
 )
 from medconv.vertebrae import is_vertebra
+from medconv.vertebral_body import ORIENTATION_REMEDY
 
 STAND_INS = ("T12", "L2")
+# No patient has these; how many vertebrae must be found so that it is the image, not one outline or name.
+IMPOSSIBLE_FROM_LEVELS = {"spine_back_to_front": 2, "spine_upside_down": 3}
 # Cortical bone has at most some 2100 HU (at 80 kVp); `vertebra_check` judges the body of the one that is measured.
 METAL_HU, METAL_ML = 2200.0, 0.3
 
@@ -107,11 +110,12 @@ def choose(
     stand-in. confirmed: a person has looked and agrees. decided_by: as in `LevelChoice`; "" for "person" if confirmed
     or relabelled, else "segmenter". Doubts refuse only what the segmenter alone decided: whoever gave a vertebra by
     name or number has said which one it is.
-    Raises InputRefused (level_in_doubt; absent, cut, in pieces, implausible: l1_… or, for another one, vertebra_…) and
-    UsageError (a `used_as` that can't be measured).
+    Raises InputRefused (orientation_impossible; level_in_doubt; absent, cut, in pieces, implausible: l1_… or, for
+    another one, vertebra_…) and UsageError (a `used_as` that can't be measured).
     """
     if used_as not in (TARGET, *STAND_INS):
         raise UsageError("level_unknown", f"'{used_as}' can't be measured.", "Choose L1, or T12 or L2 in its place.")
+    _refuse_impossible_orientation(check)
     name = take or used_as
     level = check.level(name)
     flaw = ("absent", "was not found.") if level is None or not is_vertebra(name) else flaw_of(level)
@@ -130,6 +134,13 @@ def choose(
     source = f"{segmentation.segmenter}: {name}"
     choice = LevelChoice(name, used_as, decided_by, segmentation.segmenter, doubts)
     return L1Mask(block, start, segmentation.ct_geometry, source), choice
+
+
+def _refuse_impossible_orientation(check: LevelCheck) -> None:
+    """One vertebra alone may have a bad outline, and two their names exchanged: that remains a doubt."""
+    signs = [d for d in check.doubts if len(check.levels) >= IMPOSSIBLE_FROM_LEVELS.get(d.code, len(check.levels) + 1)]
+    if signs:
+        raise InputRefused("orientation_impossible", " ".join(d.message for d in signs), ORIENTATION_REMEDY)
 
 
 def _remedy(check: LevelCheck, name: str) -> str:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from medconv.attenuation import EROSION_MM, refuse_metal
 from medconv.grid import canonical, to_image
-from medconv.types import Attenuation, BoolArray, ImageGeometry, L1Case, QualityNote, Severity
-from medconv.vertebral_body import UprightBody, upright_body
+from medconv.types import Attenuation, BoolArray, ImageGeometry, InputRefused, L1Case, QualityNote, Severity
+from medconv.vertebral_body import ORIENTATION_REMEDY, UprightBody, upright_body
 
 # Where the heights are taken, as shares of the body's depth from its front; the outermost tenth is rim and osteophyte.
 ANTERIOR, MIDDLE, POSTERIOR = (0.10, 0.25), (0.40, 0.60), (0.75, 0.90)
@@ -38,6 +38,8 @@ HALVES_APART_MM = 2.0
 # Cortical bone has at most 1720 HU at 66 keV (CLINICAL), some 2100 at 80 kVp: what is denser is metal.
 METAL_HU = 2500.0
 METAL_ML = 0.1
+# With its arch, a vertebra's centre lies 7 to 12 mm behind its body's (real and simulated ones); without, within 1 mm.
+ARCH_BEHIND_MM = 4.0
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class BodyHeights:
 
 
 def check_vertebra(case: L1Case, core: Attenuation, known: Iterable[QualityNote] = ()) -> list[QualityNote]:
-    """Notes on fracture, sclerosis and focal lesions; raises InputRefused for metal or cement in the body.
+    """Notes on fracture, sclerosis and focal lesions; raises InputRefused for metal or cement in the body, and
+    for an arch in front of it.
 
     core: what `attenuation.measure` gave. known: its notes; what they say is not said again.
     """
     body = upright_body(case.mask_zyx, case.ct.geometry)
+    refuse_arch_in_front(body, case.vertebra)
     voxels_zyx = trabecular_voxels(body, case.ct.geometry)
     values = case.ct.array_zyx[voxels_zyx].astype(np.float64)
     refuse_metal(values, case.vertebra)
@@ -83,6 +87,18 @@ def check_vertebra(case: L1Case, core: Attenuation, known: Iterable[QualityNote]
     if not {"heterogeneous_core", "focus_in_core"} & {note.code for note in known}:
         notes += _halves_notes(values, _own_coordinates(body, voxels_zyx, case.ct.geometry), case.vertebra)
     return notes
+
+
+def refuse_arch_in_front(body: UprightBody, vertebra: str) -> None:
+    """Raises InputRefused ("orientation_impossible") if the arch lies in front of the body: no patient has that."""
+    behind = float((np.argwhere(body.mask_zyx >= 0.5).mean(axis=0)[::-1] - body.middle_xyz)[1])
+    if behind < -ARCH_BEHIND_MM:
+        raise InputRefused(
+            "orientation_impossible",
+            f"{vertebra}'s arch lies in front of its body, which is impossible: the image's orientation is wrong "
+            "(turned, mirrored or upside down).",
+            ORIENTATION_REMEDY,
+        )
 
 
 def body_heights(body: UprightBody, case: L1Case) -> BodyHeights:

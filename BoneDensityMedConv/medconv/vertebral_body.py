@@ -32,6 +32,7 @@ MINOR_PIECE_FRACTION = 0.05  # a second piece above this share means a broken ma
 PLAUSIBLE_DEPTH_MM = (15.0, 50.0)
 PLAUSIBLE_WIDTH_MM = (25.0, 75.0)
 PLAUSIBLE_HEIGHT_MM = (8.0, 50.0)
+ORIENTATION_REMEDY = "Use the original DICOM series, or mend the orientation of CT and mask (NIfTI: sform and qform)."
 
 
 @dataclass(frozen=True)

@@ -333,6 +333,31 @@ def test_arches_in_front_of_the_bodies(edited):
     assert codes(edited(lambda labels: labels[:, ::-1].copy())) == ["spine_back_to_front"]
 
 
+@pytest.mark.parametrize(
+    ("turned", "said"),
+    [(np.s_[::-1], "lies above"), (np.s_[:, ::-1], "in front of their bodies"), (np.s_[::-1, ::-1], "lies above")],
+)
+def test_an_impossible_orientation_is_refused_whoever_confirms(edited, turned, said):
+    found = edited(lambda labels: labels[turned].copy(), segmenter="existing")
+    with pytest.raises(InputRefused, match=said) as caught:
+        choose(found, check_levels(found), confirmed=True, decided_by="label")
+    assert caught.value.code == "orientation_impossible"
+
+
+def test_two_names_exchanged_are_no_impossible_orientation(edited):
+    def only_two(labels):
+        keep = np.isin(labels, [LABEL["L1"], LABEL["L2"]])
+        labels[~keep] = 0
+        one = labels == LABEL["L1"]
+        labels[labels == LABEL["L2"]] = LABEL["L1"]
+        labels[one] = LABEL["L2"]
+
+    found = edited(only_two, segmenter="existing")
+    check = check_levels(found)
+    assert "spine_upside_down" in [d.code for d in check.doubts]
+    assert choose(found, check, decided_by="label")[1].found_as == "L1"
+
+
 @pytest.mark.parametrize(("side", "expected"), [("right", []), ("left", ["liver_on_the_left"])])
 def test_the_liver_tells_a_mirrored_image(edited, side, expected):
     def with_liver(labels):

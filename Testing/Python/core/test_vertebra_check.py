@@ -146,6 +146,25 @@ def test_a_body_crushed_as_a_whole_is_too_low_for_its_depth(vertebra):
     assert "low_body" in notes_of(case_of(squeezed(vertebra, front=0.45, middle=0.45, back=0.45)))
 
 
+@pytest.mark.parametrize("code", ["LPS", "RAS", "PIR"])
+def test_an_arch_in_front_of_the_body_is_refused_in_any_storage_order(vertebra, code):
+    turned = reoriented(Phantom(vertebra.ct, vertebra.labels_zyx), code)
+    assert "orientation_impossible" not in notes_of(case_of(turned))  # prone and feet first: the header is right
+    wrong = Phantom(vertebra.ct, vertebra.labels_zyx)
+    wrong = Phantom(replace(wrong.ct, array_zyx=wrong.ct.array_zyx[:, ::-1].copy()), wrong.labels_zyx[:, ::-1].copy())
+    wrong = reoriented(wrong, code)
+    with pytest.raises(InputRefused) as caught:
+        notes_of(case_of(wrong))
+    assert caught.value.code == "orientation_impossible"
+
+
+def test_a_body_without_its_arch_is_no_impossible_orientation(vertebra):
+    x, y, z = places(vertebra)
+    body = ((x / 22) ** 2 + (y / 16) ** 2 <= 1) & (abs(z) <= 13)
+    for flipped in (body, body[:, ::-1]):
+        check_vertebra(as_case(vertebra.ct, flipped), attenuation.measure(as_case(vertebra.ct, body))[0])
+
+
 def test_with_five_millimetre_slices_nothing_is_guessed():
     flat = squeezed(phantom(grid((1.0, 1.0, 5.0))), front=0.3, middle=0.15)
     note = note_of(case_of(flat), "height_not_measured")

@@ -157,7 +157,7 @@ def _columns(file: Path, headings: list[str]) -> dict[str, int]:
     if typos:
         raise UsageError(
             "list_heading",
-            f"{file.name} has a heading that no column has: {', '.join(typos)}.",
+            f"{file.name} has an unknown heading: {', '.join(typos)}.",
             f"Name the columns {', '.join(HEADINGS)}; other columns may have any name that is not nearly one of these.",
         )
     if "ct" not in found:

@@ -199,7 +199,7 @@ def _print_listing(jobs: JobList, findings: Findings, plan: Plan, ledger: Ledger
     if plan.gone:
         print(f"  {plan.gone} CTs of an earlier run are no longer there: their rows stay.")
     if jobs.listed_twice:
-        print(f"  {jobs.listed_twice} CTs were listed twice and count once.")
+        print(f"  Listed more than once, and counted once: {jobs.listed_twice} CTs.")
     for folder in findings.unreadable:
         log.warning("The folder %s can't be read: what is in it is missing from the table.", folder)
     if ledger.damaged_lines:

@@ -12,6 +12,7 @@ from time import perf_counter
 
 from medconv import l1_mask, volume_io
 from medconv.ct_source import CTSource
+from medconv.label_numbering import LabelsSeen, named_by_label
 from medconv.segmenter import EXISTING
 from medconv.types import CTVolume, L1Mask, LevelChoice, QualityNote
 
@@ -40,7 +41,11 @@ def read_around_mask(source: CTSource, mask_path: str | Path, label: int | None)
     """
     started = perf_counter()
     labels = volume_io.open_labels(mask_path)
-    mask, notes = l1_mask.from_slices(labels.slices, labels.geometry, label, source.geometry, source="mask file")
+    seen = LabelsSeen(labels.geometry)
+    mask, notes = l1_mask.from_slices(
+        lambda: seen.passing(labels.slices()), labels.geometry, label, source.geometry, source="mask file"
+    )
+    notes.append(named_by_label(label, seen))
     mask_at = perf_counter()
     ct = source.read_around(mask)
     found_as = "the only label" if label is None else f"label {label}"

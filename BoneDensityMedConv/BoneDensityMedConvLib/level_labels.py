@@ -22,6 +22,7 @@ TARGET_COLOR = (1.0, 0.78, 0.2)
 QUESTION_COLOR = (1.0, 0.45, 0.3)
 OTHER_COLOR = (0.75, 0.85, 0.95)
 TEXT_SCALE = 4.5  # per cent of the view's height: readable in a quarter of a screen
+SMALL_TEXT_SCALE = 2.6  # where the whole CT is in view, vertebrae are small too
 GLYPH_SCALE = 1.2
 # Names nearer than that along the body would lie on each other where the whole lumbar spine is in view: a vertebra that
 # the CT cuts, or two names on one. Typical vertebrae are 25 to 45 mm apart.
@@ -62,15 +63,26 @@ def nodes_of(segmentation: Any) -> list[Any]:
     return [node for node in found if node is not None]
 
 
+def make_small(scene: Any, small: bool = True) -> None:
+    """Write all names of the scene small, or in their usual size again; `show` writes them in the usual size."""
+    for node in _all(scene):
+        node.GetDisplayNode().SetTextScale(SMALL_TEXT_SCALE if small else TEXT_SCALE)
+
+
 def remove_orphans(scene: Any) -> None:
     """Remove the names whose segmentation is gone."""
     owners = scene.GetNodesByClass("vtkMRMLSegmentationNode")
     owned = [node for i in range(owners.GetNumberOfItems()) for node in nodes_of(owners.GetItemAsObject(i))]
-    nodes = scene.GetNodesByClass("vtkMRMLMarkupsFiducialNode")
-    for node in [nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())]:
+    for node in _all(scene):
         # Whoever hears of a removal may ask for this again, before the next one's turn.
-        if node.GetScene() is not None and node.GetAttribute(OWN_ATTRIBUTE) is not None and node not in owned:
+        if node.GetScene() is not None and node not in owned:
             scene.RemoveNode(node)
+
+
+def _all(scene: Any) -> list[Any]:
+    nodes = scene.GetNodesByClass("vtkMRMLMarkupsFiducialNode")
+    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+    return [node for node in found if node.GetAttribute(OWN_ATTRIBUTE) is not None]
 
 
 def _write(
@@ -94,6 +106,7 @@ def _write(
     display = node.GetDisplayNode()
     display.SetColor(*color)
     display.SetSelectedColor(*color)
+    display.SetTextScale(TEXT_SCALE)
     display.SetVisibility(True)
     display.RemoveAllViewNodeIDs()
     for view_id in view_ids:
@@ -113,7 +126,6 @@ def _new(segmentation: Any, role: str) -> Any:
     display.SetVisibility2D(True)
     display.SetVisibility3D(False)
     display.SetPointLabelsVisibility(True)
-    display.SetTextScale(TEXT_SCALE)
     display.SetUseGlyphScale(True)
     display.SetGlyphScale(GLYPH_SCALE)
     display.SetGlyphType(slicer.vtkMRMLMarkupsDisplayNode.Vertex2D)

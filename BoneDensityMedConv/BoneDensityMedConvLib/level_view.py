@@ -13,6 +13,7 @@ QUESTION = "Is the outlined vertebra L1? Look at the sagittal view: the last rib
 WHICH_INSTEAD = "If another vertebra is L1, say which; else choose what is measured in its place."
 ANOTHER_CT = "No other vertebra that was found can serve. Use a CT that shows all of L1, or mend the segmentation."
 NAMED_SO = "L1, as the segment says; the check has doubts."
+NOT_L1, CHANGE = "Not L1?", "Change the level"
 WHICH_IS_L1 = "The level is in doubt, so nothing is measured yet."
 
 
@@ -39,6 +40,9 @@ def view(levels: Levels | None, busy: bool = False) -> dict[str, Any] | None:
         "doubts": [{"severity": str(d.severity), "message": d.message} for d in doubts_about_level(levels)],
         "question": question(levels),
         "statement": statement(levels),
+        # Answers stand open only where one is asked for; else they wait behind a button, out of the mouse's way.
+        "undecided": bool(question(levels)) or (bool(levels.doubts) and not levels.decided),
+        "change_label": CHANGE if levels.instead or levels.is_relabelled else NOT_L1,
         "can_confirm": levels.in_question and levels.can_be_measured and not busy,
         "can_shift_up": up[0] and not busy,
         "can_shift_down": down[0] and not busy,

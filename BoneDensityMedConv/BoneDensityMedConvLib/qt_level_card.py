@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from BoneDensityMedConvLib.presenter import Presenter
-from BoneDensityMedConvLib.qt_binding import connect, shows_errors
+from BoneDensityMedConvLib.qt_binding import connect, quiet, shows_errors
 from BoneDensityMedConvLib.qt_drawing import entry_of, note_lines, show, show_text
 
 STAND_INS = {"T12": "useT12Button", "L2": "useL2Button"}
@@ -19,6 +19,8 @@ class LevelCard:
         self._ui = ui
         self._presenter = presenter
         self._follow_work = follow_work
+        self._statement = ""
+        connect(ui.changeLevelButton, "changeLevelButton", "toggled(bool)", self._show_choices)
         for name, slot in (
             ("confirmLevelButton", self._confirm),
             ("shiftUpButton", self._shift_up),
@@ -27,6 +29,10 @@ class LevelCard:
             ("useL2Button", self._use_l2),
         ):
             connect(getattr(ui, name), name, "clicked()", slot)
+
+    @shows_errors("Showing the other answers")
+    def _show_choices(self) -> None:
+        self._ui.levelChoices.visible = self._ui.changeLevelButton.checked
 
     @shows_errors("Confirming the level")
     def _confirm(self) -> None:
@@ -54,12 +60,22 @@ class LevelCard:
         self._follow_work()
 
     def draw(self, levels: Mapping[str, Any] | None, busy: bool) -> None:
-        """Show the level's statement always; a button that can't do anything now says why when pointed at."""
+        """Show the level's statement always; a button that can't do anything now says why when pointed at.
+
+        Where nothing is asked, the other answers wait behind one button, and again after each change.
+        """
         ui = self._ui
         ui.levelCard.visible = levels is not None
         if levels is None:
             return
         show_text(ui.levelStatement, levels["statement"])
+        if levels["statement"] != self._statement:
+            self._statement = levels["statement"]
+            with quiet(ui.changeLevelButton):
+                ui.changeLevelButton.checked = False
+        ui.changeLevelButton.text = levels["change_label"]
+        show(not levels["undecided"], ui.changeLevelButton)
+        show(levels["undecided"] or ui.changeLevelButton.checked, ui.levelChoices)
         show_text(ui.levelsLine, levels["line"])
         show_text(ui.levelDoubts, note_lines(levels["doubts"]))
         show_text(ui.levelQuestion, levels["question"])

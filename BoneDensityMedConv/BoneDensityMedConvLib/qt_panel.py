@@ -159,6 +159,7 @@ class QtPanel:
         if result is None:
             return
         ui.classLabel.text = result["class_label"]
+        show_text(ui.qualifierLabel, note_lines(result["qualifiers"]))
         for entry in result["probabilities"]:
             getattr(ui, entry["id"] + "Name").text = entry["label"]
             getattr(ui, entry["id"] + "Bar").value = round(1000 * entry["value"])
@@ -181,6 +182,7 @@ class QtPanel:
         chosen = entry_of(adjustment["methods"], adjustment["method"])
         show_text(ui.methodHelp, chosen["help"] if chosen else "")
         show_text(ui.tau1Note, adjustment["tau1_note"])
+        show_text(ui.nowLabel, result["now_line"] if result else "")
         show_text(ui.adjustmentNote, result["adjustment_line"] if result else "")
         ui.resetButton.enabled = not adjustment["is_default"]
 

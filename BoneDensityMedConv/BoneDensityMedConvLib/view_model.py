@@ -14,7 +14,7 @@ from medconv.types import Adjustment, TScoreClass
 TAU_STEP = 0.05
 # Said elsewhere in the panel, or true only of the tau with which the network's answer was first read.
 NOTES_SHOWN_ELSEWHERE = frozenset({"trained_on_simulated_ct", "simulated_ct", "adjustment_not_default"})
-NOTES_OF_A_TAU = frozenset({"network_and_attenuation_disagree"})
+NOTES_OF_A_TAU = frozenset({tscore.DISAGREEMENT})
 
 
 def probabilities(document: Mapping[str, Any], card: ModelCard, adjustment: Adjustment) -> dict[TScoreClass, float]:
@@ -39,27 +39,39 @@ def result_view(
     best = tscore.most_probable(p)
     level = document.get("level") or {}
     vertebra = str(level.get("used_as") or "L1")
+    notes = [note for note in notes_on(document, best, vertebra) if note["message"] not in told]
+    codes = [note["code"] for note in notes]
+    label = tscore.headline(best, codes, document.get("prediction_set") or ())
     return {
         "class_id": str(best),
-        "class_label": tscore.LABELS[best],
+        "class_name": best.capitalize(),
+        "class_label": label,
+        "qualifiers": [_line(note) for code in tscore.QUALIFYING for note in notes if note["code"] == code],
         "probabilities": [{"id": str(c), "label": str(c).capitalize(), "value": p[c]} for c in CLASS_ORDER],
+        "now_line": f"Now: {label.partition(' (')[0]}. {_in_per_cent(p)}",
         "hu_line": hu_line(document["attenuation"], vertebra),
         "l1_line": l1_line(document["l1"], vertebra, str(level.get("segmenter") or EXISTING)),
-        "quality": [line for line in quality_lines(document, best, vertebra) if line["message"] not in told],
+        "quality": [_line(note) for note in notes if note["code"] not in tscore.QUALIFYING],
         "model_line": f"Weights: {document['model']['name']}, trained on {document['model']['trained_on']}",
         "adjustment_line": adjustment_line(adjustment, card),
     }
 
 
-def quality_lines(
-    document: Mapping[str, Any], t_score_class: TScoreClass, vertebra: str = "L1"
-) -> list[dict[str, str]]:
+def notes_on(document: Mapping[str, Any], t_score_class: TScoreClass, vertebra: str = "L1") -> list[dict[str, str]]:
     """The notes to show, warnings first; what depends on the class is judged anew for the class now shown."""
     kept = [n for n in document["quality"] if n["code"] not in NOTES_SHOWN_ELSEWHERE | NOTES_OF_A_TAU]
-    lines = [{"severity": str(n["severity"]), "message": str(n["message"])} for n in kept]
-    for note in tscore.agreement_notes(t_score_class, float(document["attenuation"]["mean_hu"]), vertebra):
-        lines.append({"severity": str(note.severity), "message": note.message})
-    return sorted(lines, key=lambda line: line["severity"] != "warning")
+    notes = [{name: str(n[name]) for name in ("code", "severity", "message")} for n in kept]
+    disagreeing = tscore.agreement_notes(t_score_class, float(document["attenuation"]["mean_hu"]), vertebra)
+    notes += [{"code": n.code, "severity": str(n.severity), "message": n.message} for n in disagreeing]
+    return sorted(notes, key=lambda note: note["severity"] != "warning")
+
+
+def _line(note: Mapping[str, str]) -> dict[str, str]:
+    return {"severity": note["severity"], "message": note["message"]}
+
+
+def _in_per_cent(p: Mapping[TScoreClass, float]) -> str:
+    return ", ".join(f"{c} {100 * p[c]:.1f} %" for c in CLASS_ORDER).capitalize()
 
 
 def demonstration(card: ModelCard | None, by_demonstration: bool) -> str:

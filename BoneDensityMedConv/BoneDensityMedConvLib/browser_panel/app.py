@@ -114,7 +114,7 @@ class BrowserPanel:
             "cancel": lambda: self.presenter.cancel(),
             "reset_adjustment": lambda: self.presenter.reset_adjustment(),
             "center_on_l1": self._center_on_l1,
-            "show_whole_ct": self.views.fit_planes,
+            "show_whole_ct": self._show_whole_ct,
         }.items():
             self.server.trigger(name)(self._safely(action))
         self.server.trigger("load_sample")(
@@ -199,9 +199,19 @@ class BrowserPanel:
         self._redraw_soon()
 
     def _center_on_l1(self) -> None:
+        from BoneDensityMedConvLib import level_labels
+
+        level_labels.make_small(self.scene, False)
         if self.presenter.view_model()["segment_name"]:
             self.presenter.center_on_l1()
         self.views.frame_three_d()
+        self.views.render()
+
+    def _show_whole_ct(self) -> None:
+        from BoneDensityMedConvLib import level_labels
+
+        self.views.fit_planes()
+        level_labels.make_small(self.scene)
         self.views.render()
 
     def _start(self, work: Awaitable[None]) -> None:

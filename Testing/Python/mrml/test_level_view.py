@@ -137,6 +137,34 @@ def test_names_are_really_drawn_beside_their_bones_also_off_the_midline(certain,
     assert changed[~near].sum() < 0.05 * changed.sum()
 
 
+def test_where_the_whole_ct_is_shown_names_are_smaller_until_the_views_centre_on_l1_again(certain):
+    def sizes():
+        return {node.GetDisplayNode().GetTextScale() for node in level_labels.nodes_of(certain.parameters.segmentation)}
+
+    [usual] = sizes()
+    level_labels.make_small(certain.parameters.segmentation.GetScene())
+    [small] = sizes()
+    assert small < 0.7 * usual
+    certain.center_on_l1()
+    assert sizes() == {usual}
+
+
+def test_other_answers_wait_unless_the_level_is_open(certain, worker):
+    worker.answers()
+    certain.poll()
+    levels = certain.view_model()["levels"]
+    assert (levels["undecided"], levels["change_label"]) == (False, "Not L1?")
+    certain.use_instead("L2")
+    levels = certain.view_model()["levels"]
+    assert (levels["undecided"], levels["change_label"]) == (False, "Change the level")
+
+
+def test_other_answers_are_offered_while_the_level_is_open_and_not_after_a_yes(doubtful):
+    assert doubtful.view_model()["levels"]["undecided"]
+    doubtful.confirm_level()
+    assert not doubtful.view_model()["levels"]["undecided"]
+
+
 def test_the_axial_view_has_no_names(certain, views):
     drawn = views["Axial"].pixels().astype(int)
     show_names(certain, False)

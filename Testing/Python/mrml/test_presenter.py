@@ -24,7 +24,8 @@ ADJUSTMENT_KEYS = {
     "tau_step", "is_default",
 }  # fmt: skip
 RESULT_KEYS = {
-    "class_id", "class_label", "probabilities", "hu_line", "l1_line", "quality", "model_line", "adjustment_line",
+    "class_id", "class_name", "class_label", "qualifiers", "probabilities", "now_line", "hu_line", "l1_line", "quality",
+    "model_line", "adjustment_line",
 }  # fmt: skip
 
 
@@ -418,15 +419,39 @@ def test_disagreement_with_the_attenuation_is_judged_for_the_class_now_shown(ans
     worker.answers(logits={"normal": 0.2, "osteopenia": 0.0, "osteoporosis": 0.5}, attenuation=low)
     answered.poll()
 
-    def first_note():
-        return answered.view_model()["result"]["quality"][0]["message"]
-
     answered.set_tau2(0.0)
-    assert answered.view_model()["result"]["class_id"] == "normal"
-    assert first_note().startswith("Indeterminate, consider DXA: the network says normal, but 90 HU")
+    result = answered.view_model()["result"]
+    assert result["class_id"] == "normal"
+    assert result["class_label"] == "Normal, but the attenuation disagrees"
+    [qualifier] = result["qualifiers"]
+    assert qualifier["message"].startswith("Indeterminate, consider DXA: the network says normal, but 90 HU")
     answered.set_tau2(1.0)
-    assert answered.view_model()["result"]["class_id"] == "osteoporosis"
-    assert not first_note().startswith("Indeterminate")
+    result = answered.view_model()["result"]
+    assert result["class_id"] == "osteoporosis"
+    assert result["qualifiers"] == []
+
+
+def test_what_qualifies_the_class_stands_with_it_and_not_among_the_notes(answered, worker):
+    answered.analyse()
+    told = {
+        "kvp_unknown": ("info", "Tube voltage unknown."),
+        "indeterminate": ("warning", "Indeterminate, consider DXA."),
+        "outside_who_scope": ("warning", "Age 34: read the attenuation."),
+    }
+    quality = [{"code": code, "severity": severity, "message": text} for code, (severity, text) in told.items()]
+    worker.answers(quality=quality, prediction_set=["normal", "osteopenia"])
+    answered.poll()
+    result = answered.view_model()["result"]
+    assert (result["class_name"], result["class_label"]) == (
+        "Normal", "Normal, or osteopenia, but WHO classes do not apply",
+    )  # fmt: skip
+    assert [note["message"] for note in result["qualifiers"]] == [
+        told[code][1] for code in reversed(told) if code != "kvp_unknown"
+    ]
+    assert result["quality"] == [{"severity": "info", "message": "Tube voltage unknown."}]
+    assert result["now_line"] == (
+        f"Now: {result['class_label']}. Normal 67.0 %, osteopenia 22.0 %, osteoporosis 11.0 %"
+    )
 
 
 def test_the_same_value_again_tells_nobody(answered):

@@ -13,7 +13,10 @@ METHODS = [
 ]
 RESULT: dict[str, Any] = {
     "class_id": "osteopenia",
+    "class_name": "Osteopenia",
     "class_label": "Osteopenia (T-score between −2.5 and −1)",
+    "qualifiers": [],
+    "now_line": "Now: Osteopenia. Normal 20.0 %, osteopenia 65.4 %, osteoporosis 14.6 %",
     "probabilities": [
         {"id": "normal", "label": "Normal", "value": 0.2},
         {"id": "osteopenia", "label": "Osteopenia", "value": 0.6543},
@@ -82,6 +85,8 @@ LEVELS: dict[str, Any] = {
     "doubts": [{"severity": "warning", "message": "Neither rib 12 nor the sacrum is in view."}],
     "question": "Is the outlined vertebra L1?",
     "statement": "L1 is in doubt.",
+    "undecided": True,
+    "change_label": "Not L1?",
     "can_confirm": True,
     "can_shift_up": True,
     "can_shift_down": False,

@@ -188,6 +188,23 @@ def test_a_level_in_doubt_is_asked_about(opened: OpenPanel) -> None:
     assert opened.presenter.asked == [("confirm_level",), ("shift_level", 1)]
 
 
+def test_where_nothing_is_in_doubt_the_other_answers_wait_behind_one_button(opened: OpenPanel) -> None:
+    ui, sure = opened.ui, {**LEVELS, "undecided": False, "can_confirm": False, "statement": "L1, counted from S1."}
+    opened.presenter.show(levels=LEVELS)
+    assert (ui.changeLevelButton.visible, ui.shiftUpButton.visible) == (False, True)
+    opened.presenter.show(levels=sure)
+    assert (ui.changeLevelButton.text, ui.shiftUpButton.visible) == ("Not L1?", False)
+    ui.changeLevelButton.click()
+    assert ui.shiftUpButton.visible
+    opened.presenter.show(busy=False)  # drawn again: still open
+    assert ui.shiftUpButton.visible
+    ui.shiftUpButton.click()
+    assert opened.presenter.asked == [("shift_level", 1)]
+    changed = {**sure, "statement": "Corrected by the reader.", "change_label": "Change the level"}
+    opened.presenter.show(levels=changed)
+    assert (ui.changeLevelButton.text, ui.shiftUpButton.visible) == ("Change the level", False)
+
+
 def test_another_vertebra_is_offered_by_name(opened: OpenPanel) -> None:
     offers = [{"id": "L2", "label": "Use L2 instead"}]
     opened.presenter.show(levels={**LEVELS, "can_confirm": False, "can_shift_up": False, "alternatives": offers})
@@ -276,6 +293,23 @@ def test_the_card_shows_class_numbers_and_notes(opened: OpenPanel) -> None:
     assert ui.qualityLabel.text == (
         "Warning: kVp unknown: no correction for tube voltage.\nNote: L1 as given; its level was not checked."
     )
+
+
+def test_what_qualifies_the_class_stands_under_it_and_the_sliders_section_says_the_class_too(opened: OpenPanel) -> None:
+    ui = opened.ui
+    opened.presenter.show(result=RESULT)
+    assert not ui.qualifierLabel.visible
+    assert ui.nowLabel.text == "Now: Osteopenia. Normal 20.0 %, osteopenia 65.4 %, osteoporosis 14.6 %"
+    notes = [{"severity": "warning", "message": "Age 34: read the attenuation, not the class."}]
+    opened.presenter.show(result={**RESULT, "qualifiers": notes})
+    assert ui.qualifierLabel.text == "Warning: Age 34: read the attenuation, not the class."
+    top = [
+        label._object.mapTo(opened.top._object, label._object.rect().topLeft()).y()
+        for label in (ui.classLabel, ui.qualifierLabel, ui.normalName)
+    ]
+    assert top == sorted(top)
+    opened.presenter.show(result=None)
+    assert not ui.nowLabel.visible
 
 
 def test_without_a_result_there_is_no_card(opened: OpenPanel) -> None:
@@ -438,7 +472,9 @@ def test_where_torch_cannot_be_installed_the_next_step_is_said(
 def test_every_control_explains_itself(opened: OpenPanel) -> None:
     controls = "ctSelector segmenterSelector segmentSelector analyseButton cancelButton centreButton methodSelector"
     automatic = "qualitySelector fetchWeightsButton importWeightsButton removeWeightsButton folderButton insistCheckBox"
-    level = "labelMapSelector confirmLevelButton shiftUpButton shiftDownButton useT12Button useL2Button"
+    level = (
+        "labelMapSelector confirmLevelButton changeLevelButton shiftUpButton shiftDownButton useT12Button useL2Button"
+    )
     comparison = "compareSelector compareInsistCheckBox compareButton clearComparisonButton"
     for name in f"{controls} {automatic} {level} {comparison} tau1Slider tau2Slider resetButton".split():
         assert len(getattr(opened.ui, name).toolTip) > 15, name
@@ -451,9 +487,9 @@ def test_the_keyboard_goes_through_the_panel_in_the_order_of_the_work(repository
     assert [stop.text for stop in tree.iterfind("tabstops/tabstop")] == [
         "ctSelector", "segmenterSelector", "segmentSelector", "qualitySelector", "fetchWeightsButton",
         "importWeightsButton", "removeWeightsButton", "folderButton", "labelMapSelector", "insistCheckBox",
-        "analyseButton", "cancelButton", "confirmLevelButton", "shiftUpButton", "shiftDownButton", "useT12Button",
-        "useL2Button", "centreButton", "methodSelector", "tau1Slider", "tau2Slider", "resetButton", "compareSelector",
-        "compareInsistCheckBox", "compareButton", "clearComparisonButton",
+        "analyseButton", "cancelButton", "confirmLevelButton", "changeLevelButton", "shiftUpButton", "shiftDownButton",
+        "useT12Button", "useL2Button", "centreButton", "methodSelector", "tau1Slider", "tau2Slider", "resetButton",
+        "compareSelector", "compareInsistCheckBox", "compareButton", "clearComparisonButton",
     ]  # fmt: skip
 
 

@@ -58,7 +58,10 @@ def some_result() -> dict[str, Any]:
     """A result with one note of each severity."""
     return {
         "class_id": "osteopenia",
-        "class_label": "Osteopenia",
+        "class_name": "Osteopenia",
+        "class_label": "Osteopenia (T-score between −2.5 and −1.0)",
+        "qualifiers": [],
+        "now_line": "Now: Osteopenia.",
         "probabilities": [
             {"id": "normal", "label": "Normal", "value": 0.25},
             {"id": "osteopenia", "label": "Osteopenia", "value": 0.625},

@@ -248,6 +248,63 @@ def test_a_level_in_doubt_is_asked_about(scripted_panel, page):
         scripted_panel.wait_for_call(call)
 
 
+def test_where_nothing_is_in_doubt_the_other_answers_wait_behind_one_button(scripted_panel, page):
+    sure = {**LEVELS, "undecided": False, "can_confirm": False, "statement": "L1, counted from S1."}
+    scripted_panel.show(levels=LEVELS)
+    page.wait_for_text("level-statement", "L1 is in doubt.")
+    assert page.control("shift-up").is_visible()
+    assert not page.control("change-level").is_visible()
+    scripted_panel.show(levels=sure)
+    page.wait_for_text("level-statement", "L1, counted from S1.")
+    assert not page.control("shift-up").is_visible()
+    assert page.text("change-level") == "Not L1?"
+    page.click("change-level")
+    page.click("shift-up")
+    scripted_panel.wait_for_call(["shift_level", 1])
+    scripted_panel.show(levels={**sure, "statement": "Corrected.", "change_label": "Change the level"})
+    page.wait_for_text("change-level", "Change the level")
+    assert not page.control("shift-up").is_visible()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1440, 900)])
+def test_class_and_probabilities_stay_in_view_at_the_sliders_and_cover_nothing(
+    scripted_panel, open_panel, width, height
+):
+    warning = {"severity": "warning", "message": "Indeterminate, consider DXA: two classes are possible. " * 2}
+    notes = [{"severity": "warning", "message": "A long note on the image. " * 8}] * 4
+    result = {**some_result(), "class_label": "Osteopenia, or osteoporosis", "qualifiers": [warning], "quality": notes}
+    rows = [{**COMPARISON["rows"][0], "name": f"V{number}"} for number in range(30)]
+    more = {"levels": LEVELS, "can_analyse": True, "comparison": {**COMPARISON, "rows": rows}}
+    scripted_panel.show(**{**empty_view(), "result": result, **more})
+    page = open_panel(scripted_panel, width, height)
+    page.wait_for_text("class-label", "Osteopenia, or osteoporosis")
+    headline = page.control("result")
+    below = page.page.locator(".side").bounding_box()
+    for name in ("second-source", "tau2"):
+        page.control(name).focus()
+        assert headline.bounding_box()["y"] == pytest.approx(below["y"], abs=1)
+        assert page.control("qualifiers").is_visible()
+    head = headline.bounding_box()
+    shown = [page.control(f"probability-{c}").bounding_box()["y"] for c in ("normal", "osteopenia", "osteoporosis")]
+    assert below["y"] < shown[0] < shown[1] < shown[2] < head["y"] + head["height"]
+    # Where a person has scrolled the next control under the headline, the Tab key brings it out.
+    page.control("method").evaluate("m => { m.closest('.side').scrollTop += m.getBoundingClientRect().top - 120 }")
+    assert page.control("method").bounding_box()["y"] < head["y"] + head["height"]
+    reached = []
+    while "case-summary" not in reached:
+        page.page.keyboard.press("Shift+Tab")
+        name, is_covered = page.page.evaluate(
+            """() => {
+                const control = document.activeElement, box = control.getBoundingClientRect();
+                const corners = [[box.left + 6, box.top + 3], [box.left + 6, box.bottom - 3]];
+                return [control.dataset.test, corners.some(at => !control.contains(document.elementFromPoint(...at)))];
+            }"""
+        )
+        reached.append(name)
+        assert not is_covered, name
+    assert {"method", "confirm-level", "analyse"} <= set(reached)
+
+
 def test_the_class_is_headed_by_the_vertebra_that_was_measured(scripted_panel, page):
     scripted_panel.show(result=some_result())
     page.wait_for_text("result-heading", "WHO T-score class of L1")

@@ -91,7 +91,8 @@ def check(mask: L1Mask, vertebra: str = "L1") -> tuple[L1Mask, list[QualityNote]
         raise InputRefused(
             "l1_volume_implausible",
             f"The {vertebra} mask has {volume:.1f} ml; a whole vertebra has {low:.0f} to {high:.0f} ml.",
-            "Check the segmentation: a fragment, or several vertebrae under one label?",
+            "Check the segmentation (a fragment, or several vertebrae under one label?) and the voxel spacing in the "
+            f"header ({' x '.join(f'{mm:.3g}' for mm in mask.ct_geometry.spacing_mm_xyz)}): is it in mm, and right?",
         )
     return mask, notes
 

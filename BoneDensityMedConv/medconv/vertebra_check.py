@@ -27,8 +27,12 @@ LOSS_FROM, MODERATE_FROM, SEVERE_FROM = 0.20, 0.25, 0.40
 SLICE_ERROR = 0.5  # error of the loss, in slices per posterior height
 THICKEST_MEASURABLE_MM = 3.5
 EVENLY_REPEATED = 0.8  # share of slices that a coarse mask repeats equally often
-# L1 bodies are 20 to 30 mm high and 30 to 35 mm deep: 0.57 at least. Lower ones are crushed as a whole.
-LOW_BODY = 0.5
+# Posterior height by the root of depth times width: 0.57 to 0.95 in 86 simulated L1 (0.48 and 0.50 in two crushed
+# ones), 0.59 to 0.75 in six real vertebrae. Lower: crushed as a whole, or the header's slice spacing is too small.
+LOW_BODY = 0.55
+# L1 bodies are 20 to 30 mm high, 30 to 35 mm deep and 40 to 50 mm wide; as measured here six real lumbar ones are 33
+# to 38 mm deep and 40 to 54 mm wide, 88 simulated L1 up to 32 mm high, 23 to 35 mm deep, 34 to 47 mm wide.
+USUAL_MM = {"high at the back": (0.0, 34.0), "deep": (20.0, 41.0), "wide": (33.0, 58.0)}
 # Above 226 ± 44 HU (L1 below the age of 30; Jang 2019) by four SD: no healthy marrow, even with contrast at 100 kVp.
 SCLEROTIC_HU = 400.0
 # Halves of a healthy body differ by at most 22 HU in 60 simulated L1 of all spacings, and by 19 HU in six real lumbar
@@ -44,13 +48,14 @@ ARCH_BEHIND_MM = 4.0
 
 @dataclass(frozen=True)
 class BodyHeights:
-    """Heights of the vertebral body in mm, its depth, and the slice thickness that the mask really has."""
+    """Heights of the vertebral body in mm, its depth and width, and the slice thickness that the mask really has."""
 
     anterior_mm: float
     middle_mm: float
     posterior_mm: float
     depth_mm: float
     slice_mm: float
+    width_mm: float
 
     @property
     def loss(self) -> float:
@@ -74,7 +79,8 @@ def check_vertebra(case: L1Case, core: Attenuation, known: Iterable[QualityNote]
     voxels_zyx = trabecular_voxels(body, case.ct.geometry)
     values = case.ct.array_zyx[voxels_zyx].astype(np.float64)
     refuse_metal(values, case.vertebra)
-    notes = [*_metal_notes(case), *_height_notes(body_heights(body, case), case.vertebra)]
+    heights = body_heights(body, case)
+    notes = [*_metal_notes(case), *_height_notes(heights, case.vertebra), *_size_notes(heights, case.vertebra)]
     if core.mean_hu > SCLEROTIC_HU:
         notes.append(
             QualityNote(
@@ -110,11 +116,14 @@ def body_heights(body: UprightBody, case: L1Case) -> BodyHeights:
     front, depth = int(rows[0]), int(rows[-1] - rows[0]) + 1
     along = np.array([_column_height(body.mask_zyx[:, y, near], z) for y in range(front, front + depth)])
 
+    columns = np.flatnonzero(body.body_zyx.any(axis=(0, 1)))
+    width = float(columns[-1] - columns[0]) + 1
+
     def mean_within(share: tuple[float, float]) -> float:
         return float(along[round(share[0] * depth) : round(share[1] * depth)].mean())
 
     return BodyHeights(
-        mean_within(ANTERIOR), mean_within(MIDDLE), mean_within(POSTERIOR), float(depth), mask_slice_mm(case)
+        mean_within(ANTERIOR), mean_within(MIDDLE), mean_within(POSTERIOR), float(depth), mask_slice_mm(case), width
     )
 
 
@@ -181,11 +190,12 @@ def _height_notes(heights: BodyHeights, vertebra: str) -> list[QualityNote]:
             "unreliable here; the fracture itself may indicate osteoporosis."
         )
         return [QualityNote("height_loss", Severity.WARNING, text)]
-    if heights.posterior_mm < LOW_BODY * heights.depth_mm:
+    if heights.posterior_mm < LOW_BODY * np.sqrt(heights.depth_mm * heights.width_mm):
         text = (
             f"{vertebra}'s body is only {heights.posterior_mm:.0f} mm high at the back for a depth of "
-            f"{heights.depth_mm:.0f} mm: crushed as a whole? Then HU are unreliable, and the fracture itself may "
-            "indicate osteoporosis."
+            f"{heights.depth_mm:.0f} and a width of {heights.width_mm:.0f} mm: crushed as a whole? Then HU are "
+            "unreliable, and the fracture itself may indicate osteoporosis. A wrong slice spacing in the header looks "
+            "the same: are its neighbours as flat?"
         )
         return [QualityNote("low_body", Severity.WARNING, text)]
     if heights.loss >= LOSS_FROM:
@@ -195,6 +205,24 @@ def _height_notes(heights: BodyHeights, vertebra: str) -> list[QualityNote]:
         )
         return [QualityNote("height_loss_borderline", Severity.INFO, text)]
     return []
+
+
+def _size_notes(heights: BodyHeights, vertebra: str) -> list[QualityNote]:
+    """A warning if the body is larger or smaller than adults' by more than the error of thick slices."""
+    sizes = dict(zip(USUAL_MM, (heights.posterior_mm, heights.depth_mm, heights.width_mm), strict=True))
+    slack = {"high at the back": heights.slice_mm / 2}
+    outside = {
+        way: mm for way, mm in sizes.items() if not USUAL_MM[way][0] <= mm <= USUAL_MM[way][1] + slack.get(way, 0.0)
+    }
+    if not outside:
+        return []
+    told = " and ".join(f"{mm:.0f} mm {way}" for way, mm in outside.items())
+    spacing = "slice spacing" if list(outside) == ["high at the back"] else "pixel spacing"
+    text = (
+        f"{vertebra}'s body is {told}, unusual for an adult: check the {spacing} in the header. A wrong one changes "
+        "what the network sees."
+    )
+    return [QualityNote("size_unusual", Severity.WARNING, text)]
 
 
 def _halves_notes(values_hu: NDArray[np.float64], own_mm: NDArray[np.float64], vertebra: str) -> list[QualityNote]:

@@ -146,6 +146,20 @@ def test_a_body_crushed_as_a_whole_is_too_low_for_its_depth(vertebra):
     assert "low_body" in notes_of(case_of(squeezed(vertebra, front=0.45, middle=0.45, back=0.45)))
 
 
+@pytest.mark.parametrize(
+    ("factors_xyz", "code", "said"),
+    [
+        ((1, 1, 0.7), "low_body", "slice spacing in the header"),
+        ((1, 1, 1.4), "size_unusual", "check the slice spacing"),
+        ((0.7, 0.7, 1), "size_unusual", "wide.* check the pixel spacing"),
+        ((1.35, 1.35, 1), "size_unusual", "check the pixel spacing"),
+    ],
+)
+def test_a_wrong_spacing_in_the_header_is_named_as_a_cause(vertebra, factors_xyz, code, said):
+    wrong = replace(vertebra.ct, geometry=replace(vertebra.ct.geometry, spacing_mm_xyz=tuple(map(float, factors_xyz))))
+    assert re.search(said, note_of(case_of(Phantom(wrong, vertebra.labels_zyx)), code).message)
+
+
 @pytest.mark.parametrize("code", ["LPS", "RAS", "PIR"])
 def test_an_arch_in_front_of_the_body_is_refused_in_any_storage_order(vertebra, code):
     turned = reoriented(Phantom(vertebra.ct, vertebra.labels_zyx), code)

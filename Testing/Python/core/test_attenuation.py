@@ -96,6 +96,17 @@ def test_cement_and_metal_are_refused(vertebra):
     assert caught.value.code == "metal_or_cement"
 
 
+@pytest.mark.parametrize(("hu", "is_bone"), [(-60, True), (-95, False)])
+def test_a_core_below_fat_is_no_bone(hu, is_bone):
+    case = phantom(trabecular_hu=hu)
+    if is_bone:
+        assert measured(case).mean_hu == hu
+        return
+    with pytest.raises(InputRefused) as caught:
+        measured(case)
+    assert caught.value.code == "no_bone"
+
+
 def test_an_uneven_core_is_noted(vertebra):
     lesion = with_hu(vertebra, (slice(45, 66), slice(60, 100), slice(80, 110)), 600)
     case = pipeline.prepare(lesion.ct, lesion.mask)

@@ -59,11 +59,12 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate and write report, figures and predictions. Raises MedConvError."""
     check_device(options.device)
     try:
-        if options.predictions is not None:
-            return _evaluate_table(options)
-        if options.weights is not None:
-            return _evaluate_weights(options)
-        return _evaluate_run(options)
+        with console.heartbeat():
+            if options.predictions is not None:
+                return _evaluate_table(options)
+            if options.weights is not None:
+                return _evaluate_weights(options)
+            return _evaluate_run(options)
     finally:
         console.clear()
 

@@ -56,7 +56,7 @@ def run_train(options: argparse.Namespace) -> int:
     assembly.check_names(settings)
     if options.threads is not None:
         _set_threads(options.threads)
-    with joined(precision.choose(settings, options.device)) as processes:
+    with joined(precision.choose(settings, options.device)) as processes, console.heartbeat():
         try:
             return _train(options, settings, processes)
         except KeyboardInterrupt:
@@ -197,6 +197,8 @@ def _one_run(
     from medconv.training.runs.run import train_run
 
     training, validation = crops.parts(cohort)
+    if processes.first:
+        console.say("Preparing the training")
     soft = None
     if settings.targets != "class" and cohort.model is not None:
         soft = cohort.model.class_given_signal(training.signals)

@@ -17,9 +17,10 @@ def run_export(options: argparse.Namespace) -> int:
     console.say("Packing, and checking on simulated vertebrae")
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        done = export_run(
-            options.run_folder, options.out, name=options.name, precision=options.precision, licence=options.licence
-        )
+        with console.heartbeat():
+            done = export_run(
+                options.run_folder, options.out, name=options.name, precision=options.precision, licence=options.licence
+            )
     finally:
         console.clear()
     card, figures = done.card, done.card.validation["validation"]

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import time
 import zipfile
 
 import jsonschema
@@ -359,6 +360,25 @@ def test_progress_is_one_line_with_percent_on_a_terminal_and_nothing_in_a_file(c
     console.clear()
     err = capsys.readouterr().err
     assert err == "\r\x1b[KWorking   42%\r\x1b[KAlmost there\r\x1b[K"
+
+
+def test_a_line_that_stands_for_long_says_for_how_many_seconds(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    console.say("Cutting out L1 (1 of 9)", 0.11)
+    with console.heartbeat(every_s=0.01):
+        give_up = time.monotonic() + 30
+        while "Cutting out L1 (1 of 9) (0 s)   11%" not in terminal.getvalue() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        console.clear()
+        told = len(terminal.getvalue())
+        time.sleep(0.1)
+    assert "Cutting out L1 (1 of 9) (0 s)   11%" in terminal.getvalue()
+    assert len(terminal.getvalue()) == told, "a line that was taken away does not come back"
 
 
 def test_weights_list_verify_import(only_untrained, capsys, tmp_path):

@@ -19,7 +19,7 @@ from medconv.training.figures.predictions import Predictions
 from medconv.training.parts import assembly
 from medconv.training.parts.sampling import NO_AUGMENTATION
 from medconv.training.runs import loop, precision, run_folder, run_log
-from medconv.training.runs.readout import balanced_nll, class_balanced
+from medconv.training.runs.readout import balanced_nll, class_balanced, network_logits
 from medconv.training.runs.run import train_run
 from medconv.training.runs.run_folder import load_weights
 from medconv.types import InputRefused, MedConvError, UsageError
@@ -70,6 +70,35 @@ def test_the_kept_epoch_is_the_likeliest_and_its_predictions_are_stored(plain: A
     assert RunChoice.load(trained.run).cases_by_class["normal"] == int(np.sum(stored.classes == 0))
 
 
+@pytest.mark.parametrize(("width", "expected"), [(4, 1), (64, 2)])
+def test_a_slim_network_is_read_by_one_thread(monkeypatch: pytest.MonkeyPatch, width: int, expected: int) -> None:
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv3d(1, width, 1)
+
+        def forward(self, crops: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return crops.mean(dim=(2, 3, 4)).repeat(1, 3)
+
+    seen: list[int] = []
+    monkeypatch.delenv("MEDCONV_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # somebody counted: a wide network keeps it
+    torch.set_num_threads(2)
+    network_logits(Counting(), toy_set(3, 0))
+    assert (seen, torch.get_num_threads()) == ([expected], 2)
+
+
+@pytest.mark.parametrize(
+    ("read", "missing"), [(run_folder.read_settings, "there is no settings.json"), (load_weights, "there is no ")]
+)
+def test_what_is_missing_in_a_folder_is_told_in_words(tmp_path: Path, read: Any, missing: str) -> None:
+    with pytest.raises(InputRefused) as refused:
+        read(tmp_path / "run")
+    assert missing in refused.value.message
+    assert "Errno" not in str(refused.value)
+
+
 def test_stored_weights_are_the_ones_that_answered(plain: Any) -> None:
     trained, _ = plain
     parts = assembly.build_parts(trained.settings, (1, 1, 1))
@@ -91,7 +120,9 @@ def test_the_log_has_one_row_an_epoch_and_the_rate_falls_as_half_a_cosine(plain:
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx(expected)
     assert len(ears.lines) == 5
     assert ears.lines[0].startswith("epoch 1 of 5: loss ")
-    assert ears.steps[0][0].startswith("Epoch 1 of 5, step 1 of 12, loss ")
+    assert ears.steps[0] == ("Epoch 1 of 5, step 1 of 12", 0.0)
+    assert ears.steps[1][0].startswith("Epoch 1 of 5, step 1 of 12, loss ")
+    assert ears.steps[13] == ("Epoch 1 of 5, validation on 30 cases", 12 / (5 * 12))
     assert ears.steps[-1][1] == 1.0
     assert list((trained.run / "tensorboard").iterdir())
 

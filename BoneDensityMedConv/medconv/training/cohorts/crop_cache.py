@@ -171,6 +171,8 @@ def _make(
     todo = [job for job in jobs if not store.has(job.key)]
     processes = min(workers or cores(), len(todo))
     done = _here(todo, store) if processes <= 1 or len(todo) <= FEW else _in_processes(todo, store, processes)
+    if todo:
+        progress(f"Cutting out L1 ({name}, 0 of {len(todo)})", 0.0)  # a first CT may take half a minute
     for count, _ in enumerate(done, 1):
         progress(f"Cutting out L1 ({name}, {count} of {len(todo)})", count / len(todo))
     return [job.key for job in jobs]

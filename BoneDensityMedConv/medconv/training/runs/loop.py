@@ -95,6 +95,8 @@ class Training:
         started = time.perf_counter()
         self.head.start_epoch(epoch, self.settings.epochs)
         train_loss, rate = self._pass(epoch, pace)
+        cases = len(self.job.data.validation)
+        self._say(f"Epoch {epoch + 1} of {self.settings.epochs}, validation on {cases} cases", pace)
         network = self._evaluated(epoch)
         data, processes = self.job.data, self.job.processes
         logits, _ = read_out(self.head, network, data.validation, self.settings, self.job.device, processes)
@@ -120,6 +122,7 @@ class Training:
         self.network.train()
         plan = self._plan(epoch)
         total, rate = 0.0, settings.learning_rate
+        self._say(f"Epoch {epoch + 1} of {settings.epochs}, step 1 of {self.steps}", pace)
         for step in range(self.steps):
             rate = self.optimiser.learning_rate
             batch = [self._part(plan, epoch, step, part) for part in range(self.accumulate)]
@@ -136,6 +139,9 @@ class Training:
                 done,
             )
         return total / self.steps, rate
+
+    def _say(self, text: str, pace: Pace) -> None:
+        self.job.listener.step(text, pace.done / pace.total)
 
     def _plan(self, epoch: int) -> EpochPlan:
         return plan_epoch(self.settings.sampling, self.job.data.training.classes, self.settings.seed, epoch)

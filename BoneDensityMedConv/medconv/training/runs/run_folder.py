@@ -101,7 +101,9 @@ def read_settings(run: Path) -> dict[str, Any]:
         return dict(json.loads((run / SETTINGS).read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InputRefused(
-            "not_a_run", f"{run} is no folder of a training run ({error}).", "Expected one that 'medconv train' wrote."
+            "not_a_run",
+            f"{run} is no folder of a training run ({_reason(error)}).",
+            "Expected one that 'medconv train' wrote; where it was interrupted early, start it again.",
         ) from error
 
 
@@ -113,7 +115,7 @@ def read_data(run: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, TypeError) as error:
         raise InputRefused(
-            "run_data_unreadable", f"{run / DATA} can't be read ({error}).", "Start 'medconv train' again."
+            "run_data_unreadable", f"{run / DATA} can't be read ({_reason(error)}).", "Start 'medconv train' again."
         ) from error
 
 
@@ -163,9 +165,16 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputRefused(
             "run_without_weights",
-            f"{path} can't be read ({error}).",
+            f"{path} can't be read ({_reason(error)}).",
             "Let 'medconv train' finish at least one epoch in this folder.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file can't be read, without the system's number for it."""
+    if isinstance(error, FileNotFoundError):
+        return f"there is no {Path(error.filename).name}" if error.filename else "it is not there"
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -22,6 +22,7 @@ from medconv.types import QualityNote, Severity
 from medconv.vertebrae import TOTALSEGMENTATOR
 
 LEVEL_KEYS = {
+    "undecided", "change_label",
     "line", "levels", "doubtful", "confirmed", "doubts", "question", "statement", "can_confirm", "can_shift_up",
     "can_shift_down", "shift_up_label", "shift_down_label", "shift_up_note", "shift_down_note", "alternatives",
 }  # fmt: skip

@@ -152,7 +152,7 @@ def _columns(file: Path, headings: list[str]) -> dict[str, int]:
     typos = [
         f"'{heading}' (meant: {meant}?)"
         for heading, name in zip(headings, plain, strict=True)
-        if (meant := _misspelt(name, found))
+        if not _is_made_of_words(heading) and (meant := _misspelt(name, found))
     ]
     if typos:
         raise UsageError(
@@ -167,6 +167,12 @@ def _columns(file: Path, headings: list[str]) -> dict[str, int]:
             "Name the column with the CTs 'ct'; others are mask, label, label_map, series_uid and case_id.",
         )
     return found
+
+
+def _is_made_of_words(heading: str) -> bool:
+    """True for one like series_date or subject name: it holds a known heading's word, and means another thing."""
+    words = re.split(r"[\s_\-.]+", heading.strip().lower())
+    return len(words) > 1 and any(word in names for word in words for names in HEADINGS.values())
 
 
 def _misspelt(heading: str, found: Mapping[str, int]) -> str:

@@ -54,6 +54,8 @@ def run_batch(options: argparse.Namespace) -> int:
         lock = FolderLock(out)
         stack.callback(lock.release)
         stack.callback(console.clear)
+        if (now := read_settings(out)) != begun:  # another batch began here before the lock was ours
+            begun, settings = now, settle(options, now)
         try:
             return _run(options, settings, begun is not None, lock, stack)
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from medconv.batch.jobs import Status
 MANY_REFUSED = 0.1
 # Refusals of whole kinds of series, which an archive has beside its CTs of the trunk.
 OF_A_KIND_OF_SERIES = frozenset({
-    "slices_too_thick", "single_slice", "image_2d", "image_4d", "image_in_colour", "not_ct", "not_hu", "not_original",
+    "slices_too_thick", "single_slice", "image_2d", "image_4d", "image_in_colour", "not_ct", "not_original",
     "multi_frame", "dicom_not_ct_slices", "slices_uneven", "gantry_tilt", "l1_absent",
 })  # fmt: skip
 LEAVE_OUT = "If that is one kind of series (localisers, thick slices, another part of the body), leave it out."

@@ -16,6 +16,7 @@ from medconv.types import MissingRequirement
 
 CRASHES_ALLOWED = 3
 OUT_OF_MEMORY = "out_of_memory"
+DIED = "worker_died"  # for whatever reason
 TRY_AGAIN = "Try it alone with 'medconv predict', or again with --retry set_aside."
 NEEDS_MEMORY = "Give it more memory (of a container or a cluster's job: a higher limit), then --retry set_aside."
 
@@ -97,9 +98,9 @@ class Supervisor:
         return entry.crashes.total() if entry and entry.fingerprint == job.fingerprint else 0
 
     def _set_aside(self, job: BatchJob) -> None:
-        """The reason is the most frequent one: a process that was killed by chance once does not change the table."""
+        """For a reason that is known for sure, then the most frequent one: kills by chance don't change the table."""
         crashes = self.ledger.entries[job.case_id].crashes
-        code, why = max(crashes, key=lambda reason: (crashes[reason], reason))
+        code, why = max(crashes, key=lambda reason: (reason[0] != DIED, crashes[reason], reason))
         outcome = CaseOutcome(
             job.case_id,
             Status.SET_ASIDE,

@@ -291,10 +291,10 @@ def test_all_errors_of_a_list_are_told_at_once_up_to_ten(tmp_path) -> None:
 
 
 def test_columns_of_other_things_are_named_and_not_read(tmp_path) -> None:
-    text = "ct,age,sex,site,T-score,patient,mask,image_date\na.nii.gz,70,f,x,-2,p,m.nii.gz,2020\n"
+    text = "ct,age,sex,site,T-score,patient,mask,series_date\na.nii.gz,70,f,x,-2,p,m.nii.gz,2020\n"
     jobs, findings = find(tmp_path / "out", write_list(tmp_path, text))
     assert [Path(job.mask).name for job in jobs.values()] == ["m.nii.gz"]
-    assert findings.ignored_columns == ["age", "sex", "site", "T-score", "patient", "image_date"]
+    assert findings.ignored_columns == ["age", "sex", "site", "T-score", "patient", "series_date"]
 
 
 def test_a_label_with_a_decimal_comma_is_its_number(tmp_path) -> None:

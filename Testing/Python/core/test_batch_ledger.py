@@ -375,6 +375,15 @@ def test_crashes_of_earlier_runs_count_and_one_chance_kill_changes_no_reason(tmp
     assert crew.begun == []
 
 
+def test_a_reason_that_is_known_counts_more_than_two_kills_by_somebody(tmp_path) -> None:
+    with Ledger(tmp_path) as ledger:
+        for code, why in (("worker_died", "signal 9"), ("time_limit", "Too long."), ("worker_died", "signal 9")):
+            ledger.crashed(job("a"), code, why)
+        Supervisor(ledger, Script({})).work_through([job("a")])
+        outcome = ledger.outcome("a")[1]
+    assert (outcome.code, outcome.message) == ("time_limit", "Tried 3 times. Too long.")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_ends_the_batch_and_says_that_it_goes_on(tmp_path) -> None:
     with Ledger(tmp_path) as ledger:

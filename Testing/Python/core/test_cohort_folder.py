@@ -199,11 +199,11 @@ def test_a_label_map_of_several_labels_needs_the_column_label(tmp_path: Path, ve
 
 
 def test_a_whole_ct_is_judged_as_the_product_judges_it(tmp_path: Path, vertebra: Phantom) -> None:
-    shifted = np.roll(vertebra.labels_zyx, 20, axis=0)
+    shifted = np.roll(vertebra.labels_zyx, 9, axis=0)
     ct, mask = write(replace(vertebra, labels_zyx=shifted), tmp_path)
     with pytest.raises(InputRefused) as caught:
         read_case(labelled(ct, mask))
-    assert caught.value.code == "mask_does_not_fit"
+    assert caught.value.code == "mask_displaced"
     mr = replace(vertebra, ct=replace(vertebra.ct, array_zyx=np.abs(vertebra.ct.array_zyx) % 200))
     ct, mask = write(mr, tmp_path)
     with pytest.raises(InputRefused) as caught:

@@ -24,6 +24,7 @@ from medconv.types import CTVolume, ImageGeometry, InputRefused
 
 SERIES_UID, SERIES_DESCRIPTION, MODALITY = "0020|000e", "0008|103e", "0008|0060"
 CHOOSE = "Choose one with --series UID."
+SYSTEM_FOLDERS = ("System Volume Information", "lost+found", "$RECYCLE.BIN")  # closed to most users, never a CT in it
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,22 @@ class Series:
 
 
 def list_series(folder: Path) -> list[Series]:
-    """Every DICOM series in the folder and those below it; one that is spread over several folders counts once."""
-    return _merged([series for sub in _folders(folder) for series in _series_in(sub)])
+    """Every DICOM series in the folder and those below it; one that is spread over several folders counts once.
+
+    Raises InputRefused if a folder may not be listed, as a part of a series may lie in it; hidden ones and the system's
+    own are passed over unless nothing is found without them.
+    """
+    closed: list[str] = []
+    found = _merged([series for sub in _folders(folder, closed) for series in _series_in(sub)])
+    doubtful = [name for name in closed if not found or not _is_systems(name)]
+    if doubtful:
+        raise InputRefused(
+            "permission_denied",
+            "A folder within it may not be read by this user, and slices of the CT may lie there.",
+            "Ask for the right to read it, or give the folder with the CT's slices alone.",
+            ", ".join(doubtful),
+        )
+    return found
 
 
 def find_series(folder: Path, uid: str | None = None) -> Series:
@@ -95,15 +110,21 @@ def open_series(series: Series, source: str) -> CTSource:
     return CTSource(geometry, headers[0].acquisition, source, False, voxels, files)
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    for root, _, files in os.walk(folder, onerror=_closed):
+def _folders(folder: Path, closed: list[str]) -> Iterator[Path]:
+    """The folders with files in them; the names of those that may not be listed are put into `closed`."""
+
+    def note_closed(error: OSError) -> None:
+        if not isinstance(error, PermissionError):
+            raise error
+        closed.append(Path(error.filename).name)
+
+    for root, _, files in os.walk(folder, onerror=note_closed):
         if files:
             yield Path(root)
 
 
-def _closed(error: OSError) -> None:
-    """A part of the series may lie in a folder that can't be listed."""
-    raise not_permitted() if isinstance(error, PermissionError) else error
+def _is_systems(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 def _series_in(folder: Path) -> list[Series]:

@@ -6,6 +6,7 @@ Results lie on the slices themselves (their positions, their pixels), never on a
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,13 +95,11 @@ def check_path(ct: Path) -> None:
 
 def enhanced_file(ct: Path) -> tuple[str, ...]:
     """The file as a series of one if it is an enhanced (multi-frame) CT, else nothing."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
+    if not ct.is_file():  # a reader would wait for ever on a pipe
+        return ()
     try:
-        with quiet():
-            kind = str(dcmread(ct, stop_before_pixels=True, specific_tags=["SOPClassUID"]).get("SOPClassUID"))
-    except (InvalidDicomError, OSError):
+        kind = str(_header(str(ct), ["SOPClassUID"]).get("SOPClassUID"))
+    except InputRefused:
         return ()
     return (str(ct),) if kind in (ENHANCED_CT, LEGACY_ENHANCED_CT) else ()
 
@@ -248,14 +247,20 @@ def _group(header: Any, frame: int, name: str) -> Any:
     return (own[name] if name in own else header.SharedFunctionalGroupsSequence[0][name])[0]
 
 
-def _header(file_name: str) -> Any:
+def _header(file_name: str, tags: list[str] | None = None) -> Any:
+    """A file's header, or these tags of it. Raises InputRefused."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
+    # pydicom lets through what damage raises within it: TypeError without a transfer syntax, NotImplementedError for an
+    # unknown VR, ValueError for text, zlib.error for a deflated file. Values are converted when they are asked for.
+    damage = (BytesLengthException, EOFError, NotImplementedError, TypeError, ValueError, zlib.error)
     try:
         with quiet():
-            return dcmread(file_name, stop_before_pixels=True)
-    except (InvalidDicomError, OSError) as error:
+            header = dcmread(file_name, stop_before_pixels=True, specific_tags=tags)
+            header.get("SOPClassUID")
+            return header
+    except (InvalidDicomError, OSError, *damage) as error:
         raise InputRefused(
             "unreadable", "A file of the series can't be read as DICOM.", "Export the series again."
         ) from error

@@ -20,6 +20,8 @@ LOOKED_AT_EVERY_MM = 6.0  # no vertebra is thinner than that along any axis
 JUDGED = ORDER[ORDER.index("T10") :]
 LEAST_LABELS = 2
 LEAST_VOXELS = 4
+# Of all structures, also those that tell nothing of a level (TotalSegmentator: 116 sternum, 117 costal cartilages).
+HIGHEST = {"totalsegmentator": 117, "verse": 28}
 SPOKEN = {"totalsegmentator": "TotalSegmentator's", "verse": "VerSe's"}
 
 
@@ -58,12 +60,13 @@ class LabelsSeen:
 
 def likely_numbering(heights_mm: Mapping[int, float]) -> str:
     """The label map whose vertebrae from T10 down lie one below the other here; "" if none or more than one does."""
-    fitting = [name for name, numbers in LABEL_MAPS.items() if _fits(heights_mm, numbers)]
+    fitting = [name for name in LABEL_MAPS if _fits(heights_mm, name)]
     return fitting[0] if len(fitting) == 1 else ""
 
 
-def _fits(heights_mm: Mapping[int, float], numbers: Mapping[str, int]) -> bool:
-    if heights_mm and max(heights_mm) > max(numbers.values()):
+def _fits(heights_mm: Mapping[int, float], numbering: str) -> bool:
+    numbers = LABEL_MAPS[numbering]
+    if heights_mm and max(heights_mm) > HIGHEST[numbering]:
         return False
     found = [(name, heights_mm[numbers[name]]) for name in JUDGED if numbers.get(name) in heights_mm]
     below = all(upper > lower for (_, upper), (_, lower) in pairwise(found))

@@ -69,13 +69,15 @@ def open_ct(path: str | Path, series_uid: str | None = None, files: Sequence[str
 
 
 def _geometry(reader: sitk.ImageFileReader) -> ImageGeometry:
-    """The grid. ITK gives enhanced CTs whose frames run against their normal a negative spacing: turned round here."""
-    spacing = reader.GetSpacing()
-    signs = np.sign(spacing)
-    direction = np.reshape(reader.GetDirection(), (3, 3)) * signs
-    return ImageGeometry(
-        reader.GetSize(), tuple(map(abs, spacing)), reader.GetOrigin(), tuple(map(float, direction.ravel()))
-    )
+    """The grid. ITK gives enhanced CTs whose frames run against their normal a negative spacing: turned round here.
+
+    Of a volume that is stored with further axes of length 1, the first three axes (`_reader` reads no more).
+    """
+    (x, y, z), spacing, (left, back, up) = reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3]
+    axes = reader.GetDimension()
+    direction = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3] * np.sign(spacing)
+    width, height, depth = map(abs, spacing)
+    return ImageGeometry((x, y, z), (width, height, depth), (left, back, up), tuple(map(float, direction.ravel())))
 
 
 def _voxels(reader: sitk.ImageFileReader, path: Path, geometry: ImageGeometry) -> Voxels:
@@ -194,6 +196,9 @@ def _reader(path: Path) -> sitk.ImageFileReader:
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(path, error) from error
+    size = reader.GetSize()
+    if len(size) > 3 and set(size[3:]) == {1}:  # one volume: read as 3D; a size of 0 leaves an axis out
+        reader.SetExtractSize((*size[:3], *(0 for _ in size[3:])))
     return reader
 
 

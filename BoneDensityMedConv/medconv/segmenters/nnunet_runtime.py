@@ -77,7 +77,7 @@ def require_nnunet() -> None:
             raise MissingRequirement(
                 f"{package}_missing",
                 f"The package {package} is not installed.",
-                f"In Slicer: let the panel install it. {how_to_install('segment')}",
+                how_to_install("segment"),
             )
 
 

@@ -137,7 +137,7 @@ def _imported() -> tuple[ModuleType, ModuleType]:
         raise MissingRequirement(
             "totalsegmentator_missing",
             f"The package TotalSegmentator is not installed, or a package it needs is not ({error.name}).",
-            f"In Slicer: let the panel install it. {how_to_install('segment')}",
+            how_to_install("segment"),
             str(error),
         ) from error
     return python_api, nnunet

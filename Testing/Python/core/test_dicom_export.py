@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -498,6 +500,47 @@ def test_predict_refuses_dicom_results_for_a_single_file(predict, series: Series
     assert predict(ct, "--dicom") == UsageError.exit_code
     assert "--dicom needs a CT as a DICOM series" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
+def test_predict_refuses_a_pipe_by_name_and_nobody_waits_for_it(predict, tmp_path: Path, monkeypatch, capsys) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        pytest.fail("the pipe was opened")
+
+    os.mkfifo(tmp_path / "pipe.dcm")
+    monkeypatch.setattr(pydicom, "dcmread", opened)
+    assert predict(tmp_path / "pipe.dcm", "--dicom") == InputRefused.exit_code
+    assert "pipe or a device" in capsys.readouterr().err
+
+
+def deflated(whole: bytes) -> bytes:
+    header = pydicom.dcmread(BytesIO(whole))
+    header.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    file = BytesIO()
+    header.save_as(file)
+    return file.getvalue()
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "no transfer syntax": lambda whole: whole.replace(b"\x02\0\x10\0UI", b"\x02\0\x10\0U\xff", 1),
+    "another type of value": lambda whole: whole.replace(b"\x08\0\x16\0UI", b"\x08\0\x16\0FD", 1),
+    "deflated and cut off": lambda whole: deflated(whole)[:600],
+    "only its mark": lambda whole: whole[:132],
+    "cut off in the header": lambda whole: whole[:340],
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_file_with_dicoms_mark_is_refused_by_name(
+    series: Series, predict, tmp_path: Path, capsys, how: str
+) -> None:
+    ct = tmp_path / "ct.dcm"
+    write_enhanced(ct, series.folder)
+    ct.write_bytes(DAMAGE[how](ct.read_bytes()))
+    assert predict(ct, "--dicom") in (UsageError.exit_code, InputRefused.exit_code)
+    printed = capsys.readouterr().err
+    assert "ct.dcm is neither" in printed
+    assert "Unexpected" not in printed
 
 
 def test_in_a_batch_two_patients_with_the_same_pixels_get_results_of_their_own(

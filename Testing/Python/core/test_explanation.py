@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from medconv.config import Preprocessing
 from medconv.explanation import explain
 from medconv.explanation_file import load_explanation, save_explanation
 from medconv.inference import LoadedModel
+from medconv.packages import how_to_install
 from medconv.reference_vertebra import ARCH_HU, BODY_HU, DEPTH_MM, average_levels, reference_crop
 from medconv.simulate.l1_case import simulate_l1_case
 from medconv.simulate.scan import Scan
@@ -323,3 +325,20 @@ def test_pieces_of_porous_bone_speak_for_osteoporosis_though_the_network_reads_u
     whole = found.score - found.reference_score
     assert whole > 1.0
     assert 0.5 * whole < found.sum_of_pieces < 2.0 * whole
+
+
+@pytest.mark.parametrize(("platform", "words"), [("win32", "py run.py setup"), ("linux", "python3 run.py setup")])
+def test_a_missing_package_is_told_in_the_words_of_the_system(monkeypatch, platform, words):
+    monkeypatch.delenv("SLICER_HOME", raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert how_to_install("train").startswith(f"In a checkout: {words} (")
+
+
+def test_in_slicer_a_missing_package_is_told_with_slicers_own_remedy(monkeypatch):
+    monkeypatch.setenv("SLICER_HOME", "Slicer")
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.setattr(explanation.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingRequirement) as missing:
+        explanation.require_captum()
+    assert "slicer.util.pip_install('captum>=0.9,<1')" in missing.value.remedy
+    assert "checkout" not in missing.value.remedy + how_to_install("segment")

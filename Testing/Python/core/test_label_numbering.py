@@ -74,3 +74,11 @@ def test_a_mask_of_one_label_was_not_checked(usual, tmp_path, label):
 def test_numbers_of_no_known_map_are_not_guessed(usual, tmp_path):
     found = note(renumbered(usual, {31: 3, 30: 7, 29: 2}), tmp_path, 3)
     assert found.message.endswith("its neighbours were not looked at.")
+
+
+def test_the_costal_cartilages_are_no_sign_of_another_numbering(usual, tmp_path):
+    """TotalSegmentator's last label is 117; 118 is nobody's."""
+    exchanged = {label: label for label in range(26, 34) if label not in (28, 31)} | {28: 31}
+    for number, code in {117: "label_contradicts_numbering", 118: "level_not_checked"}.items():
+        found = note(renumbered(usual, exchanged | {25: number}), tmp_path, 31)
+        assert found.code == code

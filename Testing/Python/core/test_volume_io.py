@@ -17,7 +17,7 @@ from medconv.grid import canonical, to_image
 from medconv.hounsfield import check_hounsfield
 from medconv.slices import check_slices
 from medconv.types import Acquisition, CTVolume, ImageGeometry, InputRefused
-from medconv.volume_io import SIMULATED_MARK, read_ct, read_labels
+from medconv.volume_io import SIMULATED_MARK, check_file, read_ct, read_labels
 
 
 @pytest.fixture(scope="module")
@@ -102,20 +102,46 @@ def test_what_is_no_file_is_refused_and_nobody_waits_for_it(tmp_path):
             assert refused.value.code == code
 
 
-def test_a_folder_of_a_series_that_may_not_be_listed_is_not_passed_over(small, tmp_path, monkeypatch):
-    write_series(tmp_path / "a", small.ct)
-    (tmp_path / "b").mkdir()
+@pytest.mark.parametrize(
+    ("closed", "refused"),
+    [(".Trashes", False), ("System Volume Information", False), ("lost+found", False), ("b", True)],
+)
+@pytest.mark.parametrize("has_series", [True, False])
+def test_a_folder_that_may_not_be_listed_is_named_and_the_systems_own_are_passed_over(
+    small, tmp_path, monkeypatch, closed, refused, has_series
+):
+    if has_series:
+        write_series(tmp_path / "a", small.ct)
+    (tmp_path / closed).mkdir()
     listed = os.scandir
 
     def scandir(path):  # root may list everything
-        if os.fspath(path).endswith("b"):
+        if os.fspath(path).endswith(closed):
             raise PermissionError(13, "Permission denied", path)
         return listed(path)
 
     monkeypatch.setattr(dicom_series.os, "scandir", scandir)
-    with pytest.raises(InputRefused) as refused:
+    if has_series and not refused:
+        assert read_ct(tmp_path).geometry.size_xyz == small.ct.geometry.size_xyz
+        return
+    with pytest.raises(InputRefused) as found:
         read_ct(tmp_path)
-    assert refused.value.code == "permission_denied"
+    assert (found.value.code, found.value.details) == ("permission_denied", closed)
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha", "ct.nii.gz"])
+@pytest.mark.parametrize("code", ["LPS", "PIR"])
+def test_a_single_volume_stored_as_4d_is_the_3d_one(small, tmp_path, name, code):
+    turned = reoriented(small, code)
+    for kind, read in {"ct": read_ct, "labels": read_labels}.items():
+        values = turned.ct.array_zyx if kind == "ct" else turned.labels_zyx
+        image = to_image(values, turned.ct.geometry)
+        sitk.WriteImage(sitk.JoinSeries([image]), tmp_path / (kind + name))
+        found = read(tmp_path / (kind + name))
+        array, geometry = (found.array_zyx, found.geometry) if kind == "ct" else found[:2]
+        assert np.array_equal(array, values)
+        assert geometry.same_grid_as(turned.ct.geometry)
+    assert check_file(tmp_path / f"ct{name}") == turned.ct.geometry.size_xyz
 
 
 def test_a_slice_that_may_not_be_read_is_told_so_and_not_called_missing(small, tmp_path, monkeypatch):

@@ -9,10 +9,14 @@ slices around L1 −992 / −98 / 42, a contrast thorax (120 kVp) −992 / −78
 −88 / 62, a noisy crop around L3 only a single peak at 28. 64 simulated whole CTs −1018 to −992 / −98 to −92 / 42 to 58,
 in four noisy ones fat and soft tissue a single peak at −88 to −72; 70 crops around L1, without air, −92 to −78 /
 52 to 58 (three without fat's peak).
+
+Lung can be as narrow a peak as air: −838 to −822, with nothing below it, in crops around the spine of the first of
+these CTs. Only what fills the volume's corners is known to be air.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -38,6 +42,7 @@ FAT_RANGE_HU, LITTLE_FAT, TISSUE_RANGE_HU = (-160.0, -60.0), 0.06, 300.0
 RANGE_HU, BIN_HU, SMOOTH_HU = (-3000.0, 2500.0), 5.0, 12.0
 PROMINENCE = 0.1  # a peak rises by this share above the saddle beside it
 LOWEST_PEAK = 0.02  # of the highest one
+CORNER_SHARE, CORNERS_FILLED = 0.1, 0.75  # lung fills the front corners of a crop around the spine at most
 PADDING_BELOW_HU, PADDING_BESIDE_HU, PADDING_ALONE = -1500.0, 40.0, 0.9
 AIR_SHARE, AIR_HALF_WIDTH_HU = 0.01, 80.0
 # Below the peak of air is its noise alone; below lung's there is thinner lung, windpipe and bowel gas.
@@ -54,7 +59,8 @@ Peak = tuple[float, float]  # place in HU, height
 class Peaks:
     """Peaks of the histogram, HU.
 
-    air: the lowest one if nothing lies below it, so that it can't be lung; None: not seen for sure.
+    air: the lowest one if hardly anything lies below it, as is rare in lung (`may_be_lung`); None: not seen for sure.
+    outside: whether the lowest one fills the volume's corners, as the air around a patient does.
     gas: the lowest one far below tissue, air or lung. tissue: from low to high; main: the highest of them.
     background: the constant in most of the volume's corners; it is left out of the others.
     """
@@ -64,6 +70,20 @@ class Peaks:
     tissue: tuple[float, ...]
     main: float
     background: float | None
+    outside: bool = False
+
+    @property
+    def air_in_place(self) -> bool:
+        """Whether air was seen, and reads as it should."""
+        return self.air is not None and abs(self.air - AIR_HU) <= AIR_IN_DOUBT_HU
+
+    @property
+    def may_be_lung(self) -> bool:
+        """Whether what is taken for air lies inside the body, as high as lung, while tissue reads as it should."""
+        if self.air is None or self.outside or not AIR_HU + AIR_WRONG_HU < self.air < GAS_BELOW_HU:
+            return False
+        alone = len(self.tissue) == 1 and FAT_HU - IN_PLACE_HU <= self.tissue[0] <= SOFT_HU + IN_PLACE_HU
+        return alone or _in_place(self.tissue)
 
     @property
     def fat_and_soft(self) -> tuple[float, float] | None:
@@ -81,10 +101,12 @@ class Peaks:
     @property
     def proportional(self) -> tuple[float, float, float] | None:
         """Air, fat and soft tissue, known by their proportions alone; a constant background may be the air."""
-        for air in (self.air, self.background):
-            if air is not None and (found := _proportional(air, self.tissue)):
-                return air, *found
-        return None
+        air, tissue = self.background if self.air is None else self.air, self.tissue
+        if self.air_in_place:
+            # Soft tissue, vessels with contrast and bone can lie as far apart as fat and soft tissue on a wrong scale.
+            tissue = () if tissue and MAIN_TISSUE_HU[0] <= tissue[0] <= MAIN_TISSUE_HU[1] else tissue[:2]
+        found = None if air is None else _proportional(air, tissue)
+        return None if air is None or found is None else (air, *found)
 
 
 def check_scale(sample_zyx: NDArray[Any]) -> list[QualityNote]:
@@ -111,7 +133,7 @@ def find_peaks(sample_zyx: NDArray[Any]) -> Peaks:
     gas, tissue = _gas_and_tissue(found)
     if gas is not None and gas < PADDING_BELOW_HU:  # padding that interpolation or compression has blurred?
         other, rest = _gas_and_tissue(found[1:])
-        if (other is not None and abs(other - AIR_HU) <= AIR_IN_DOUBT_HU) or _in_place(rest):
+        if (other is not None and abs(other - AIR_HU) <= AIR_IN_DOUBT_HU) or _in_place(at for at, _ in rest):
             values = values[values > gas + AIR_HALF_WIDTH_HU]
             gas, tissue = other, rest
     main, highest = max(tissue, key=lambda peak: peak[1], default=(0.0, 0.0))
@@ -121,7 +143,7 @@ def find_peaks(sample_zyx: NDArray[Any]) -> Peaks:
     near = float(np.mean(np.abs(values - gas) <= AIR_HALF_WIDTH_HU))
     below = float(np.mean(values < gas - AIR_HALF_WIDTH_HU))
     air = gas if near >= AIR_SHARE and below <= BELOW_AIR * near else None
-    return Peaks(air, gas, places, main, background)
+    return Peaks(air, gas, places, main, background, _fills_corners(sample_zyx, gas))
 
 
 def _gas_and_tissue(found: list[Peak]) -> tuple[float | None, list[Peak]]:
@@ -143,10 +165,9 @@ def _proportional(air: float, tissue: tuple[float, ...]) -> tuple[float, float] 
     return None
 
 
-def _in_place(tissue: list[Peak]) -> bool:
-    places = [at for at, _ in tissue]
+def _in_place(tissue: Iterable[float]) -> bool:
     return any(
-        abs(fat - FAT_HU) <= IN_PLACE_HU and abs(soft - SOFT_HU) <= IN_PLACE_HU for fat, soft in pairwise(places)
+        abs(fat - FAT_HU) <= IN_PLACE_HU and abs(soft - SOFT_HU) <= IN_PLACE_HU for fat, soft in pairwise(tissue)
     )
 
 
@@ -165,6 +186,13 @@ def _background(sample_zyx: NDArray[Any]) -> float | None:
     z, y, x = (sorted({0, length - 1}) for length in sample_zyx.shape)
     found, counts = np.unique(sample_zyx[np.ix_(z, y, x)], return_counts=True)
     return float(found[counts.argmax()]) if 2 * counts.max() >= counts.sum() else None
+
+
+def _fills_corners(sample_zyx: NDArray[Any], gas: float) -> bool:
+    """Whether the volume's eight corners, a tenth of each axis, hold mostly values of the peak of gas."""
+    ends = [np.r_[: max(1, int(n * CORNER_SHARE)), n - max(1, int(n * CORNER_SHARE)) : n] for n in sample_zyx.shape]
+    near = np.abs(sample_zyx[np.ix_(*ends)] - gas) <= AIR_HALF_WIDTH_HU
+    return bool(near.mean() >= CORNERS_FILLED)
 
 
 def _histogram_peaks(values: NDArray[Any]) -> list[Peak]:
@@ -192,6 +220,8 @@ def _holds_fat(sample_zyx: NDArray[Any]) -> bool:
 
 
 def _is_grossly_wrong(peaks: Peaks, holds_fat: bool) -> bool:
+    if peaks.may_be_lung:
+        return False
     if peaks.air is not None and abs(peaks.air - AIR_HU) > AIR_WRONG_HU:
         return True
     three = peaks.proportional
@@ -199,11 +229,10 @@ def _is_grossly_wrong(peaks: Peaks, holds_fat: bool) -> bool:
         slope, intercept = _line(three)
         wrong = abs(slope * BONE_HU + intercept - BONE_HU) > BONE_WRONG_HU or abs(slope - 1) > SLOPE_WRONG
         _, fat, soft = three
-        in_place = abs(fat - FAT_HU) <= IN_PLACE_HU and abs(soft - SOFT_HU) <= IN_PLACE_HU
         # Padding proves nothing against tissue; a child's muscle and enhanced organs lie apart as fat and muscle do.
-        right = in_place or (holds_fat and fat > FAT_HU)
+        right = _in_place((fat, soft)) or (holds_fat and fat > FAT_HU)
         if peaks.air is not None:
-            right = holds_fat and abs(peaks.air - AIR_HU) <= AIR_IN_DOUBT_HU
+            right = holds_fat and peaks.air_in_place
         if wrong and not right:
             return True
     return peaks.air is None and _is_shifted(peaks, holds_fat, SHIFT_WRONG_HU)
@@ -237,7 +266,10 @@ def _told(peaks: Peaks) -> str:
 
 
 def _air_notes(peaks: Peaks) -> list[QualityNote]:
-    """A note where air, or the constant that stands for it, is not near −1000 HU; lung is always above −950."""
+    """A note where air, or the constant that stands for it, is not near −1000 HU; lung lies above −950."""
+    if peaks.may_be_lung:
+        text = f"Gas reads about {peaks.air:.0f} HU: lung, or air (−1000) on a wrong scale: check the rescale slope."
+        return [QualityNote("air_not_minus_1000", Severity.WARNING, text)]
     constant = peaks.background if peaks.background is not None and -950 < peaks.background < -300 else None
     noisy = peaks.gas if peaks.gas is not None and peaks.gas < AIR_HU else None
     for found in (peaks.air, noisy, constant):

@@ -21,7 +21,7 @@ DOUBTFUL_BELOW_HU = 70.0
 REFUSED_BELOW_HU = 20.0
 # The search for a better place. Clipping keeps lung, bowel gas, metal and fat beside muscle from looking like bone.
 SEARCH_STEP_MM = 3.0
-SEARCH_MM = 26.0  # the neighbours lie 30 mm up and down; the analysed neighbourhood ends there too
+SEARCH_MM = 21.0  # the neighbours lie 30 mm up and down: beyond, a dense one draws a faint vertebra's own mask
 CLIPPED_HU = (0.0, 300.0)
 # Within that a segmenter's own errors lie, and half a voxel of thick slices.
 DISPLACED_FROM_MM = 5.5
@@ -132,7 +132,7 @@ def _better_place(case: L1Case, layers: _Layers) -> BetterPlace | None:
         return None
     kernel = inner / inner.sum() - outer / outer.sum()
     # Where the CT ends, its last voxels go on: they are no edge of bone.
-    reach, first = np.floor(SEARCH_MM / step).astype(int), layers.start_zyx // stride
+    reach, first = np.floor(SEARCH_MM / step + 1e-6).astype(int), layers.start_zyx // stride
     before = np.maximum(reach - first, 0)
     after = np.maximum(first + kernel.shape + reach - hu.shape, 0)
     low = np.maximum(first - reach, 0)
@@ -143,7 +143,7 @@ def _better_place(case: L1Case, layers: _Layers) -> BetterPlace | None:
     ticks = [np.arange(-n, n + 1) * mm for n, mm in zip(reach, step, strict=True)]
     away = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1)
     apart = np.linalg.norm(away, axis=-1)
-    candidates = np.where((apart >= DISPLACED_FROM_MM) & (apart <= SEARCH_MM), contrast, -np.inf)
+    candidates = np.where((apart >= DISPLACED_FROM_MM) & (apart <= SEARCH_MM + 1e-3), contrast, -np.inf)
     best = np.unravel_index(int(candidates.argmax()), candidates.shape)
     axes = np.reshape(case.ct.geometry.direction, (3, 3))
     return BetterPlace(axes @ away[best][::-1], float(contrast[best]), float(contrast[tuple(reach)]))

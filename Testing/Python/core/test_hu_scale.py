@@ -7,6 +7,7 @@ import pytest
 
 from medconv.hounsfield import check_hounsfield
 from medconv.types import Acquisition, CTVolume, ImageGeometry, InputRefused, Severity
+from medconv.volume_io import read_ct
 
 AIR, LUNG, FAT, SOFT, BONE = -1000.0, -820.0, -100.0, 50.0, 300.0
 
@@ -113,3 +114,29 @@ def test_what_cant_be_checked_is_said_without_a_warning():
     grid = ImageGeometry((40, 40, 40), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     notes = check_hounsfield(CTVolume(values, grid, Acquisition(modality="CT", kvp=120.0)))
     assert [(note.code, note.severity) for note in notes] == [("hu_scale_unchecked", Severity.INFO)]
+
+
+def spine_crop(lung_sd=30.0) -> np.ndarray:
+    """HU around the spine, shape (z, y, x): even lung in front at one side, no air, no windpipe."""
+    hu = trunk(air=False, soft=52, fat=-98)
+    lung = np.index_exp[:25, :34, :30]
+    hu[lung] = np.random.default_rng(2).normal(-840, lung_sd, hu[lung].shape)
+    return hu
+
+
+def test_even_lung_in_a_crop_without_air_is_not_refused_as_air_on_a_wrong_scale():
+    assert judged(spine_crop()) == ["air_not_minus_1000"]
+
+
+@pytest.mark.real_ct
+@pytest.mark.parametrize(("first", "end"), [(84, 112), (91, 111)])
+def test_real_lung_in_crops_around_the_spine_is_not_refused(real_ct_dir, first, end):
+    ct = read_ct(real_ct_dir / "abdomen_3mm_l1_complete" / "example_ct.nii.gz")
+    assert judged(ct.array_zyx[first:end, 16:56, 38:78].astype(float)) == ["air_not_minus_1000"]
+
+
+def test_vessels_with_contrast_and_bone_are_not_fat_and_soft_tissue_on_a_wrong_scale():
+    shares = {-962: 0.3, 82: 0.4, 318: 0.18, 488: 0.12}  # the peaks of an aorta with contrast, little fat around it
+    rng = np.random.default_rng(3)
+    means = rng.choice(list(shares), (40, 60, 60), p=list(shares.values()))
+    assert judged(means + rng.normal(0, 20, means.shape) + 900 * (rng.random(means.shape) < 0.002)) == []

@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from core.phantom import Phantom, grid, phantom, reoriented
+from core.phantom import AIR_HU, CORTEX_HU, SOFT_HU, Phantom, grid, phantom, reoriented
 
 from medconv import l1_mask, pipeline
 from medconv.mask_fit import better_place, check_fit, edge_contrast_hu
-from medconv.types import InputRefused
+from medconv.types import CTVolume, InputRefused
 from medconv.volume_io import read_ct, read_labels
 
 
@@ -40,6 +40,8 @@ def test_a_mask_beside_the_bone_is_refused(vertebra, mm_zyx):
         ((0, -9, 0), "9 mm further back its edge"),
         ((0, 0, 9), "9 mm further to the patient's right its edge"),
         ((0, 0, -12), "12 mm further to the patient's left its edge"),
+        ((21, 0, 0), "21 mm further down its edge"),
+        ((0, -21, 0), "21 mm further back its edge"),
         ((0, 9, -9), "9 mm further to the patient's left and 9 mm further forward its edge"),
     ],
 )
@@ -59,6 +61,19 @@ def test_a_displaced_mask_is_told_where_the_ct_ends_beside_the_vertebra():
     with pytest.raises(InputRefused) as caught:
         check_fit(pipeline.cut_out(moved.ct, moved.mask))
     assert caught.value.code == "mask_displaced"
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_faint_vertebra_is_not_given_up_for_a_cemented_neighbour(vertebra, side):
+    # 37 HU of contrast; the neighbour lies 7 mm of disc away. With a search up to 26 mm both sides were refused.
+    faint = np.where(vertebra.labels_zyx > 0, np.where(vertebra.ct.array_zyx == CORTEX_HU, 90, 60), SOFT_HU)
+    faint[vertebra.ct.array_zyx == AIR_HU] = AIR_HU
+    neighbour = np.roll(vertebra.labels_zyx > 0, 33 * side, axis=0)
+    hu = np.where(neighbour & (vertebra.labels_zyx == 0), 1000, faint).astype(np.int16)
+    case = Phantom(CTVolume(hu, vertebra.ct.geometry, vertebra.ct.acquisition), vertebra.labels_zyx)
+    prepared = pipeline.prepare(case.ct, case.mask)
+    assert 20 < edge_contrast_hu(prepared) < 50
+    assert [note.code for note in check_fit(prepared)] == ["mask_fit_doubtful"]
 
 
 @pytest.mark.parametrize("spacing", [(0.7, 0.7, 1.0), (1.0, 1.0, 5.0)])

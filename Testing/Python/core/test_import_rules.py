@@ -40,7 +40,7 @@ GROUPS: dict[str, tuple[set[str], ...]] = {
             "volume_io", "block_file", "ct_source", "dicom_header", "dicom_series", "dicom_slices", "dicom_stack",
             "dicom_tags", "file_layout", "gzip_stream", "stored_voxels",
         },
-        {"hounsfield", "hu_scale"},
+        {"hounsfield", "hu_peaks", "hu_scale"},
         {"slices"},
         {"segmenter", "segmenters"},
         {"l1_mask"},
